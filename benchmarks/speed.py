@@ -1,0 +1,127 @@
+"""Time per atom of energy, forces and stress, by stage, size and setting, beside its floor.
+
+    OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/speed.py [--sizes 64 512 4096]
+
+The model's speed depends on its shape alone (environments, features, neighbours), so it is
+fitted on the bundled silicon data and then run on rattled diamond at PBE's lattice constant.
+Medians of several runs; the neighbour list is kept over a Verlet skin of 0.5 A while atoms move
+by 0.02 A a step, its search included in "whole step". The floor counts floating-point operations
+and divides by the rate of a matrix product measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+from ase.build import bulk
+
+from kernelpot import Calculator, KernelPotential, Soap, datasets
+from kernelpot.conventions import System
+from kernelpot.neighbours import PairList
+
+
+def median_seconds(function, repeats):
+    """Median time of calls, after one that is not counted."""
+    function()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return float(np.median(times))
+
+
+def gemm_rate():
+    """Floating-point operations per second of a matrix product of this library's shape."""
+    a, b = np.random.default_rng(0).standard_normal((2, 1024, 1024))
+    return 2 * 1024**3 / median_seconds(lambda: a @ b, 9)
+
+
+def floor_flops(n_max, l_max, n_features, n_environments, n_neighbours):
+    """Operations per atom that no implementation of this model can leave out, by stage."""
+    lm = (l_max + 1) ** 2
+    return {
+        "density": 2 * n_neighbours * lm * n_max,
+        "power spectrum": 2 * n_features * (2 * l_max + 1) / 2,
+        "kernel": 2 * 4 * n_environments * n_features,
+        "adjoint": 2 * (2 * n_neighbours * lm * n_max + n_features * (2 * l_max + 1)),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[64, 512, 4096])
+    parser.add_argument("--n-max", type=int, default=8)
+    parser.add_argument("--l-max", type=int, default=8)
+    parser.add_argument("--cutoff", type=float, default=5.0)
+    parser.add_argument("--n-environments", type=int, default=300)
+    parser.add_argument("--n-tangents", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=15)
+    args = parser.parse_args()
+
+    soap = Soap(cutoff=args.cutoff, n_max=args.n_max, l_max=args.l_max)
+    model = KernelPotential(soap, n_environments=args.n_environments, n_tangents=args.n_tangents)
+    model.fit(datasets.load_silicon("train"))
+    rate = gemm_rate()
+    descriptor = model.fitted_.descriptor
+    print(
+        f"n_max {args.n_max}, l_max {args.l_max}, cutoff {args.cutoff} A, {model.n_environments_} "
+        f"environments, {model.n_inducing_ - model.n_environments_} tangents, "
+        f"{descriptor.n_features} features; matrix product {rate / 1e9:.0f} GFLOP/s"
+    )
+    print(f"{'atoms':>8} {'stage':<28} {'us/atom':>9} {'floor':>8} {'share of floor':>15}")
+    for size in args.sizes:
+        repeat = max(1, round((size / 8) ** (1 / 3)))
+        atoms = bulk("Si", a=5.47, cubic=True) * (repeat, repeat, repeat)
+        atoms.rattle(0.1, seed=1)
+        n = len(atoms)
+        pairs = PairList(descriptor.cutoff).update(atoms.positions, atoms.cell[:], atoms.pbc)
+        system = System(np.zeros(n, dtype=np.intp), pairs)
+        centres = np.arange(n, dtype=np.intp)
+        state = [None]
+
+        def features():
+            for first in range(0, n, 256):
+                block = centres[first : first + 256]
+                state[0] = (block, *descriptor.features(system, block))
+
+        out = np.zeros((len(pairs.i_p), 3))
+        features()
+        block, x_bq, kept = state[0]
+
+        def adjoint():
+            descriptor.vjp(system, block, kept, x_bq, out)
+
+        V_jq = model.predictor_._collapsed[0].V_jq
+
+        def kernel():
+            (x_bq @ V_jq.T) @ V_jq
+
+        atoms.calc = Calculator(model)
+        rng = np.random.default_rng(0)
+        still = atoms.positions.copy()
+
+        def step():
+            atoms.positions = still + rng.uniform(-0.02, 0.02, (n, 3))
+            atoms.get_potential_energy()
+
+        flops = floor_flops(
+            args.n_max, args.l_max, descriptor.n_features, model.n_environments_, len(pairs.i_p) / n
+        )
+        stages = {
+            "features": (median_seconds(features, args.repeats) / n, ("density", "power spectrum")),
+            "kernel products": (median_seconds(kernel, args.repeats) / len(block), ("kernel",)),
+            "adjoint": (median_seconds(adjoint, args.repeats) / len(block), ("adjoint",)),
+            "whole step (calculator)": (median_seconds(step, args.repeats) / n, tuple(flops)),
+        }
+        for stage, (seconds, parts) in stages.items():
+            floor = sum(flops[p] for p in parts) / rate
+            print(
+                f"{n:>8} {stage:<28} {1e6 * seconds:>9.1f} {1e6 * floor:>8.1f} {floor / seconds:>14.0%}"
+            )
+
+
+if __name__ == "__main__":
+    main()

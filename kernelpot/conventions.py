@@ -1,0 +1,130 @@
+"""Index letters, units, signs, and the records that cross the borders between rooms.
+
+Index letters, the last part of an array's name, one per axis:
+
+====== ===========================================
+letter axis
+====== ===========================================
+``s``  structure
+``n``  atom (as a centre or as a neighbour)
+``p``  pair (centre, neighbour image)
+``b``  centre within a block of centres
+``c``  cartesian component (``d`` for a second one)
+``v``  Voigt component xx yy zz yz xz xy
+``q``  feature
+``m``  inducing variable (``k`` after whitening)
+``e``  inducing environment
+``t``  inducing tangent
+``r``  label row
+====== ===========================================
+
+GP matrices are upper case (``K_mm``), vectors lower case; counts are ``n_atoms``, ``n_pairs``.
+
+Units: eV, angstrom, elementary charge, atomic mass unit; forces eV/angstrom, stress
+eV/angstrom^3. Signs: forces are minus the gradient of the energy; stress is the strain
+derivative of the energy divided by the volume (tension positive), Voigt order
+xx yy zz yz xz xy, as in ASE.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float = NDArray[np.float64]
+Int = NDArray[np.intp]
+
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+"""Cartesian index pairs of the six Voigt components, in ASE's order."""
+
+LABEL_KINDS = ("energy", "forces", "stress")
+"""Kinds of labels, in the order of their rows."""
+
+MIN_DISTANCE = 0.1
+"""Two atoms nearer than this (angstrom) are taken for a fault in the input."""
+
+
+class Pairs(NamedTuple):
+    """Neighbour pairs of one structure, sorted by centre; periodic images are separate pairs.
+
+    The pairs of centre ``n`` are ``first_n[n]:first_n[n + 1]``. The list is full: each pair
+    stands in it from both sides. The centre itself is not among its neighbours, its periodic
+    images are.
+    """
+
+    i_p: Int  # centre
+    j_p: Int  # neighbour
+    D_pc: Float  # vector from the centre to this image of the neighbour, angstrom
+    r_p: Float  # its length, angstrom
+    first_n: Int  # (n_atoms + 1,) offsets
+
+
+class System(NamedTuple):
+    """What a descriptor sees of one structure."""
+
+    species_n: Int  # index of each atom's species in the descriptor's list of species
+    pairs: Pairs
+
+
+def as_float(values: ArrayLike) -> Float:
+    """Cast to a C-contiguous float64 array.
+
+    Parameters
+    ----------
+    values : ArrayLike
+        Numbers of any real type.
+
+    Returns
+    -------
+    Float
+        The same numbers; the input itself where it already fits.
+    """
+    return np.ascontiguousarray(values, dtype=np.float64)
+
+
+def as_int(values: ArrayLike) -> Int:
+    """Cast to a C-contiguous array of the platform's index type.
+
+    Parameters
+    ----------
+    values : ArrayLike
+        Whole numbers.
+
+    Returns
+    -------
+    Int
+        The same numbers; the input itself where it already fits.
+    """
+    return np.ascontiguousarray(values, dtype=np.intp)
+
+
+def voigt_from_tensor(tensor_cd: Float) -> Float:
+    """Six Voigt components (xx yy zz yz xz xy) of a symmetric tensor.
+
+    Parameters
+    ----------
+    tensor_cd : Float
+        Shape (..., 3, 3); only the mean of the two off-diagonal entries is used.
+
+    Returns
+    -------
+    Float
+        Shape (..., 6).
+    """
+    return np.stack([0.5 * (tensor_cd[..., c, d] + tensor_cd[..., d, c]) for c, d in VOIGT], -1)
+
+
+class Prediction(NamedTuple):
+    """What a model says of a list of structures; an entry is None where it was not asked for."""
+
+    energy: Float  # (n_structures,), eV
+    forces: list[Float]  # one (n_atoms, 3) per structure, eV/angstrom
+    stress: Float  # (n_structures, 6), eV/angstrom^3, NaN where the cell is not 3D periodic
+    energies: list[Float]  # one (n_atoms,) per structure, eV
+    energy_std: Float | None = None  # (n_structures,), eV
+
+
+Settings = dict[str, Any]
+"""Parameters by name, as they stand in a model file's header: JSON types only."""

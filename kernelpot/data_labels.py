@@ -1,0 +1,272 @@
+"""Where labels and their noise come from: calculators' results, or keys that people name."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+
+from kernelpot.conventions import LABEL_KINDS, Float, voigt_from_tensor
+from kernelpot.data_checks import DataError
+
+if TYPE_CHECKING:
+    from kernelpot.data import Structure
+
+__all__ = [
+    "ORIGIN_KEY",
+    "LabelKeys",
+    "LabelReader",
+    "Noise",
+    "check_keys",
+    "check_noise",
+    "log_odd_labels",
+    "no_labels_message",
+    "resolve_sigma",
+]
+
+log = logging.getLogger("kernelpot")
+
+ORIGIN_KEY = "kernelpot_origin"
+"""Key of ``atoms.info`` under which `read_images` keeps "train.xyz, frame 12"."""
+
+
+class LabelKeys(NamedTuple):
+    """Where labels stand in ``atoms.info`` and ``atoms.arrays``.
+
+    A kind whose key is None is taken from the calculator's results. A kind whose key is named
+    is taken from there only: a structure without the key has no label of this kind. (ASE moves
+    an extended-XYZ ``energy`` or ``forces`` into the calculator; naming them finds them there.)
+    """
+
+    energy: str | None = None  # eV, of the whole structure
+    forces: str | None = None  # eV/angstrom, (n_atoms, 3)
+    stress: str | None = None  # eV/angstrom^3; 6 Voigt components, 9 or 3x3; tension positive
+    virial: str | None = None  # eV; minus volume times stress, as in GAP; instead of stress
+
+
+class Noise(NamedTuple):
+    """Standard deviations of the labels; a dict gives one per ``atoms.info["source"]``.
+
+    A dict's key "default" serves all sources that it does not name. ``atoms.info`` of one
+    structure overrides: ``sigma_energy``, ``sigma_forces``, ``sigma_stress``.
+    """
+
+    energy: float | dict[str, float] = 1e-3  # eV/atom
+    forces: float | dict[str, float] = 0.05  # eV/angstrom
+    stress: float | dict[str, float] = 1e-3  # eV/angstrom^3
+
+
+def check_noise(noise: Noise) -> None:
+    """Refuse standard deviations that are not finite and above zero."""
+    for kind, value in zip(LABEL_KINDS, noise, strict=True):
+        by_source = value if isinstance(value, Mapping) else {"": value}
+        for source, sigma in by_source.items():
+            where = f"noise for {kind}" + (f" of source {source!r}" if source else "")
+            _sigma(sigma, where)
+
+
+def _sigma(value: Any, where: str) -> float:
+    try:
+        sigma = float(value)
+    except (TypeError, ValueError):
+        sigma = math.nan
+    if not (math.isfinite(sigma) and sigma > 0.0):
+        raise DataError(f"The {where} is {value!r}; it must be a finite number above 0.")
+    return sigma
+
+
+def resolve_sigma(
+    kind: str, atoms: Atoms, noise: Noise, source: str, name: str, needed: bool
+) -> float:
+    """Noise of one kind of label; NaN where its source has none and there is no label."""
+    own = atoms.info.get(f"sigma_{kind}")
+    if own is not None:
+        return _sigma(own, f"info['sigma_{kind}'] of {name}")
+    value = getattr(noise, kind)
+    if not isinstance(value, Mapping):
+        return float(value)
+    sigma = value.get(source, value.get("default"))
+    if sigma is None and needed:
+        raise DataError(
+            f"{name} has info['source'] = {source!r}, for which the noise of {kind} names no "
+            f"value (it has {', '.join(map(repr, value))}). Add this source or a 'default'."
+        )
+    return math.nan if sigma is None else float(sigma)
+
+
+class LabelReader:
+    """Labels of one structure, by key or from its calculator."""
+
+    def __init__(self, atoms: Atoms, keys: LabelKeys, name: str, strict: bool):
+        self.atoms, self.keys, self.name, self.strict = atoms, keys, name, strict
+
+    def energy(self) -> float:
+        """Total energy, eV; NaN if missing."""
+        value = self._find(self.keys.energy, "energy", "free_energy")
+        if value is None:
+            return math.nan
+        energy = self._numbers(value, "energy")
+        if energy.size != 1:
+            raise DataError(
+                f"{self.name}: the energy has shape {energy.shape}; it must be one number, the "
+                "total energy in eV. Energies per atom cannot be fitted; name another key."
+            )
+        return float(energy.reshape(()))
+
+    def forces(self) -> Float:
+        """Forces, eV/angstrom, (n_atoms, 3); NaN where missing."""
+        shape = (len(self.atoms), 3)
+        value = self._find(self.keys.forces, "forces")
+        if value is None:
+            return np.full(shape, np.nan)
+        forces_nc = self._numbers(value, "forces")
+        if forces_nc.shape != shape:
+            raise DataError(
+                f"{self.name}: the forces have shape {forces_nc.shape}; they must have one row "
+                f"of three per atom, {shape}. Mark missing components with NaN."
+            )
+        return forces_nc
+
+    def stress(self) -> Float:
+        """Stress, eV/angstrom^3, (6,); NaN where missing."""
+        what = "stress" if self.keys.virial is None else "virial"
+        value = self._find(getattr(self.keys, what), what)
+        if value is None:
+            return np.full(6, np.nan)
+        tensor = self._numbers(value, what)
+        if tensor.shape == (9,):
+            tensor = tensor.reshape(3, 3)
+        if tensor.shape not in ((6,), (3, 3)):
+            raise DataError(
+                f"{self.name}: the {what} has shape {tensor.shape}; it must be 6 numbers (xx yy "
+                "zz yz xz xy), 9 numbers or 3x3."
+            )
+        stress_v = tensor if tensor.shape == (6,) else voigt_from_tensor(tensor)
+        return stress_v if what == "stress" else -stress_v / self.atoms.get_volume()
+
+    def _find(self, key: str | None, *results: str) -> Any:
+        """The value under the key, or else the first of the calculator's results."""
+        if key is not None:
+            return _at_key(self.atoms, key)
+        known = _results(self.atoms)
+        for result in results:
+            if known.get(result) is None:
+                continue
+            if not _is_stale(self.atoms):
+                return known[result]
+            if self.strict:
+                raise DataError(
+                    f"{self.name}: its calculator's {result} belongs to other positions, cell or "
+                    "elements (the structure was changed afterwards, or several structures share "
+                    "one calculator). Give each structure its own: atoms.calc = "
+                    "ase.calculators.singlepoint.SinglePointCalculator(atoms, energy=..., "
+                    "forces=...)."
+                )
+        return None
+
+    def _numbers(self, value: Any, what: str) -> Float:
+        try:
+            numbers = np.array(value, dtype=np.float64, order="C")
+        except (TypeError, ValueError):
+            raise DataError(
+                f"{self.name}: the {what} is {value!r}, not numbers. Name another key or mend it."
+            ) from None
+        if np.isinf(numbers).any():
+            raise DataError(
+                f"{self.name}: the {what} has infinite entries; the calculation failed. Leave the "
+                "structure out, or mark missing components with NaN."
+            )
+        return numbers
+
+
+def _results(atoms: Atoms) -> dict[str, Any]:
+    """What the calculator already knows; nothing is computed."""
+    return getattr(atoms.calc, "results", None) or {}
+
+
+def _is_stale(atoms: Atoms) -> bool:
+    if getattr(atoms.calc, "atoms", None) is None or not hasattr(atoms.calc, "check_state"):
+        return False
+    return bool(atoms.calc.check_state(atoms))
+
+
+def _at_key(atoms: Atoms, key: str) -> Any:
+    if key in atoms.info:
+        return atoms.info[key]
+    if key in atoms.arrays:
+        return atoms.arrays[key]
+    return None if _is_stale(atoms) else _results(atoms).get(key)
+
+
+def _keys_of(images: Sequence[Atoms]) -> list[str]:
+    seen = {key for atoms in images for key in (*atoms.info, *atoms.arrays)}
+    return sorted(map(str, seen - {"numbers", "positions", ORIGIN_KEY}))
+
+
+def check_keys(images: Sequence[Atoms], keys: LabelKeys) -> None:
+    """Refuse a named key that no structure has."""
+    for kind, key in keys._asdict().items():
+        if key is None or any(_at_key(atoms, key) is not None for atoms in images):
+            continue
+        seen = _keys_of(images)
+        lower = {name.lower(): name for name in seen}
+        near = difflib.get_close_matches(str(key).lower(), lower, n=1, cutoff=0.3)
+        hint = f" The nearest name is {lower[near[0]]!r}." if near else ""
+        raise DataError(
+            f"No structure has the {kind} key {key!r} in its info or arrays; they have: "
+            f"{', '.join(seen) or 'none'}.{hint}"
+        )
+
+
+def no_labels_message(images: Sequence[Atoms]) -> str:
+    """What to say, and which keys to suggest, where no structure has labels."""
+    words = ("energy", "force", "stress", "virial")
+    seen = _keys_of(images)
+    similar = [key for key in seen if any(word in key.lower() for word in words)]
+    message = "No structure has an energy, forces or a stress in its calculator's results. "
+    if not similar:
+        return message + (
+            f"Nothing in info or arrays looks like one either ({', '.join(seen) or 'empty'}). "
+            "Read them with read_images from a file that has labels."
+        )
+    parts = []
+    for word, kind in zip(words, LabelKeys._fields, strict=True):
+        parts += [f"{kind}={key!r}" for key in similar if word in key.lower()][:1]
+    return message + (
+        f"These keys of info and arrays look like labels: {', '.join(similar)}. Name them, as in "
+        f"LabelKeys({', '.join(parts)})."
+    )
+
+
+def log_odd_labels(
+    images: Sequence[Atoms], structures: Sequence[Structure], keys: LabelKeys
+) -> None:
+    """Say once what was left out or chosen without being asked."""
+    key = keys.stress or keys.virial
+    dropped = [
+        s.name
+        for atoms, s in zip(images, structures, strict=True)
+        if not s.periodic
+        and (_at_key(atoms, key) if key else _results(atoms).get("stress")) is not None
+    ]
+    if dropped:
+        log.warning(
+            "The stress of %d structures is left out, because they are not periodic in all "
+            "three directions; the first is %s.", len(dropped), dropped[0],
+        )  # fmt: skip
+    if keys.energy is not None:
+        return
+    for atoms, s in zip(images, structures, strict=True):
+        free = _results(atoms).get("free_energy")
+        if free is not None and abs(free - s.energy) > 1e-3 * s.n_atoms:
+            log.info(
+                "Energies are the calculator's 'energy'; 'free_energy' differs from it by %.3g "
+                "eV in %s. Forces are the derivative of the latter: LabelKeys(energy="
+                "'free_energy') fits it.", free - s.energy, s.name,
+            )  # fmt: skip
+            return

@@ -1,0 +1,53 @@
+"""The contract between a descriptor and the rest of the library.
+
+A descriptor is held by people as a set of parameters (`Soap`); ``bind`` fixes the species and
+gives an object that computes. Features are unit vectors, so a kernel of them is a kernel of
+directions. Everything here works on blocks of centres: the caller chooses which atoms, in which
+order, and how many at a time, and thereby bounds the memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from kernelpot.conventions import Float, Int, Settings, System
+
+
+class BoundDescriptor(Protocol):
+    """A descriptor for a fixed list of species."""
+
+    species: tuple[int, ...]
+    """Atomic numbers, ascending; ``System.species_n`` indexes this."""
+    cutoff: float
+    """Neighbours beyond this distance (angstrom) do not matter: the radius of the pair list."""
+    n_features: int
+
+    def features(self, system: System, centres_b: Int) -> tuple[Float, Any]:
+        """Unit feature vectors x_bq of the given centres, and a state that ``vjp`` takes."""
+
+    def vjp(self, system: System, centres_b: Int, state: Any, g_bq: Float, out_pc: Float) -> None:
+        """Write sum_q g_bq dx_bq/dD_pc into the rows of ``out_pc`` that are pairs of the centres.
+
+        ``out_pc`` has a row for every pair of the system; rows of other centres are not touched.
+        """
+
+    def jacobian(self, system: System, centres_b: Int) -> tuple[Float, Float]:
+        """Return (x_bq, J_pcq): features, and dx_bq/dD_pc of the centres' pairs, concatenated."""
+
+
+class Descriptor(Protocol):
+    """Parameters of a descriptor, before the species are known."""
+
+    cutoff: float
+
+    def bind(self, species: tuple[int, ...]) -> BoundDescriptor:
+        """Fix the species (atomic numbers)."""
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters by name, as scikit-learn asks for them."""
+
+    def set_params(self, **params: Any) -> Descriptor:
+        """Set parameters by name; returns self."""
+
+    def to_settings(self) -> Settings:
+        """JSON-ready settings from which ``from_settings`` makes an equal object."""

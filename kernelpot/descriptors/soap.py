@@ -1,0 +1,440 @@
+"""SOAP power spectra: the parameters that people hold.
+
+dscribe defines the descriptor: parameters, species order, feature layout, radial basis. Values
+with dscribe's settings equal dscribe's; smooth cutoffs, radial scaling and all derivatives are
+this library's. What computes is `BoundSoap`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import math
+import numbers
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
+
+from kernelpot.conventions import Float, Settings, System, as_int
+from kernelpot.descriptors import _soap_dscribe
+from kernelpot.descriptors._soap_bound import BoundSoap
+from kernelpot.descriptors.radial import (
+    SCALINGS,
+    SMOOTHINGS,
+    Scaling,
+    ShiftedCosine,
+    Smoothing,
+    Willatt,
+    from_weighting,
+)
+from kernelpot.neighbours import find_pairs
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["COMPRESSIONS", "Soap"]
+
+BASES = ("gto", "polynomial")
+COMPRESSIONS = ("off", "crossover", "mu1nu1", "mu2")
+ENGINES = ("auto", "numba", "dscribe")
+
+_SMOOTHING = ShiftedCosine(width=1.0)
+_SCALING = Willatt()
+
+
+class Soap:
+    """Smooth overlap of atomic positions: the power spectrum of a neighbour density.
+
+    ``p_i[z n, z' n', l] = pi sqrt(8/(2l+1)) sum_m c^z_nlm c^z'_n'lm`` with the density
+    coefficients c of Gaussians of width sigma on the neighbours, each multiplied by a weight
+    w(r); features are p / abs(p).
+
+    Sources: Bartok, Kondor and Csanyi, Phys. Rev. B 87, 184115 (2013); Himanen et al., Comput.
+    Phys. Commun. 247, 106949 (2020), whose code defines order and normalisation; Darby, Kermode
+    and Csanyi, npj Comput. Mater. 8, 166 (2022) for the compressions.
+
+    Nothing is checked here; ``validate`` and ``bind`` do.
+
+    Parameters
+    ----------
+    cutoff : float
+        Radius of the neighbourhood, angstrom; above 1 with the gto basis.
+    n_max : int
+        Number of radial functions.
+    l_max : int
+        Highest degree of the harmonics, 0 to 20.
+    sigma : float
+        Width of the Gaussian on each atom, angstrom.
+    basis : str
+        "gto" (Gaussian-type orbitals) or "polynomial", as in dscribe.
+    smoothing : Smoothing | None
+        How neighbours fade towards the cutoff. None is dscribe's unweighted density, which ends
+        with a step at ``cutoff + sigma sqrt(-2 ln 1e-3)``: no forces without jumps from it.
+    scaling : Scaling | None
+        Further weight by distance; None is 1.
+    weighting : dict[str, Any] | None
+        dscribe's own dictionary (``function``: poly, pow or exp, with ``c d m r0``; ``w0``, the
+        weight of the central atom) in the place of smoothing and scaling.
+    compression : str
+        "off", "crossover" (no products of unlike species), "mu1nu1" or "mu2".
+    species_weights : dict[str | int, float] | None
+        Weight of each species' density, by symbol or atomic number; None is 1 for all.
+    engine : str
+        "numba" or "auto": this library's code. "dscribe": values by dscribe, for comparison.
+    """
+
+    def __init__(
+        self,
+        *,
+        cutoff: float,
+        n_max: int = 8,
+        l_max: int = 6,
+        sigma: float = 0.5,
+        basis: str = "gto",
+        smoothing: Smoothing | None = _SMOOTHING,
+        scaling: Scaling | None = _SCALING,
+        weighting: dict[str, Any] | None = None,
+        compression: str = "off",
+        species_weights: dict[str | int, float] | None = None,
+        engine: str = "auto",
+    ):
+        self.cutoff = cutoff
+        self.n_max = n_max
+        self.l_max = l_max
+        self.sigma = sigma
+        self.basis = basis
+        self.smoothing = smoothing
+        self.scaling = scaling
+        self.weighting = weighting
+        self.compression = compression
+        self.species_weights = species_weights
+        self.engine = engine
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters by name.
+
+        Parameters
+        ----------
+        deep : bool
+            Also those of smoothing and scaling, as ``smoothing__width``.
+
+        Returns
+        -------
+        dict[str, Any]
+            The parameters, as they were given.
+        """
+        params = {name: getattr(self, name) for name in _NAMES}
+        if deep:
+            for name in ("smoothing", "scaling"):
+                if dataclasses.is_dataclass(params[name]):
+                    for field in dataclasses.fields(params[name]):
+                        params[f"{name}__{field.name}"] = getattr(params[name], field.name)
+        return params
+
+    def set_params(self, **params: Any) -> Soap:
+        """Set parameters by name.
+
+        Parameters
+        ----------
+        **params : Any
+            Names of the constructor, or ``smoothing__width`` and the like.
+
+        Returns
+        -------
+        Soap
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter.
+        """
+        # Whole objects first: smoothing__width may speak of a smoothing given in the same call.
+        for name in sorted(params, key=lambda name: "__" in name):
+            head, _, field = name.partition("__")
+            value = params[name]
+            if field and head in ("smoothing", "scaling"):
+                part = getattr(self, head)
+                fields = [] if part is None else [f.name for f in dataclasses.fields(part)]
+                if field not in fields:
+                    raise ValueError(f"Soap: {head}={part!r} has no parameter {field!r}: {fields}")
+                value = dataclasses.replace(part, **{field: value})
+            elif name not in _NAMES:
+                raise ValueError(f"Soap: no parameter {name!r}; there are {', '.join(_NAMES)}")
+            setattr(self, head, value)
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Soap):
+            return NotImplemented
+        return self.get_params(deep=False) == other.get_params(deep=False)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        params = self.get_params(deep=False)
+        shown = [f"{k}={v!r}" for k, v in params.items() if k == "cutoff" or v != _DEFAULTS[k]]
+        return f"Soap({', '.join(shown)})"
+
+    def to_settings(self) -> Settings:
+        """JSON-ready settings.
+
+        Returns
+        -------
+        Settings
+            Parameters by name; ``from_settings`` makes an equal object of them.
+        """
+        settings = {name: _plain(value) for name, value in self.get_params(deep=False).items()}
+        for name in ("smoothing", "scaling"):
+            part = getattr(self, name)
+            if part is not None:
+                fields = {k: _plain(v) for k, v in dataclasses.asdict(part).items()}
+                settings[name] = {"name": type(part).__name__, **fields}
+        if self.species_weights is not None:
+            settings["species_weights"] = {
+                str(k): _plain(v) for k, v in self.species_weights.items()
+            }
+        return settings
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Soap:
+        """Make a descriptor from settings.
+
+        Parameters
+        ----------
+        settings : Settings
+            What ``to_settings`` returned, perhaps by way of JSON.
+
+        Returns
+        -------
+        Soap
+            The descriptor.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, or the name of a smoothing or scaling, is unknown.
+        """
+        unknown = sorted(set(settings) - set(_NAMES))
+        if unknown or "cutoff" not in settings:
+            raise ValueError(
+                f"Soap settings: need cutoff and any of {', '.join(_NAMES)}; unknown {unknown}"
+            )
+        params = copy.deepcopy(dict(settings))
+        for name, known in (("smoothing", SMOOTHINGS), ("scaling", SCALINGS)):
+            part = params.get(name)
+            if part is not None:
+                kind = part.pop("name", None)
+                if kind not in known:
+                    raise ValueError(
+                        f"Soap settings: {name} must be one of {', '.join(known)}, got {kind!r}"
+                    )
+                params[name] = known[kind](**part)
+        if params.get("species_weights") is not None:
+            params["species_weights"] = {
+                int(k) if k.isdigit() else k: v for k, v in params["species_weights"].items()
+            }
+        return cls(**params)
+
+    def validate(self) -> None:
+        """Check the parameters.
+
+        Raises
+        ------
+        ValueError
+            If one is out of its range or two contradict each other.
+        """
+        for name in ("cutoff", "sigma"):
+            value = getattr(self, name)
+            if not _is_real(value) or not (value > 0.0 and math.isfinite(value)):
+                raise ValueError(f"Soap: {name} must be a positive length in A, got {value!r}")
+        for name, low, high in (("n_max", 1, 64), ("l_max", 0, 20)):
+            value = getattr(self, name)
+            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            if not whole or not low <= value <= high:
+                raise ValueError(
+                    f"Soap: {name} must be a whole number from {low} to {high}, got {value!r}"
+                )
+        for name, known in (("basis", BASES), ("compression", COMPRESSIONS), ("engine", ENGINES)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"Soap: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        if self.basis == "gto" and self.cutoff <= 1.0:
+            raise ValueError(
+                f"Soap: the gto basis needs a cutoff above 1 A, got {self.cutoff:g}; raise it or "
+                "take basis='polynomial'"
+            )
+        if self.weighting is not None and (self.smoothing, self.scaling) != (_SMOOTHING, _SCALING):
+            raise ValueError(
+                "Soap: weighting takes the place of smoothing and scaling; give either "
+                f"weighting={self.weighting!r} or smoothing={self.smoothing!r}, "
+                f"scaling={self.scaling!r}"
+            )
+        for name, known in (("smoothing", SMOOTHINGS), ("scaling", SCALINGS)):
+            part = getattr(self, name)
+            if part is not None and type(part) not in known.values():
+                raise ValueError(
+                    f"Soap: {name} must be None or one of {', '.join(known)}, got {part!r}"
+                )
+        for part in self._weights()[:2]:
+            if part is not None:
+                part.check(self.cutoff)
+
+    def _weights(self) -> tuple[Smoothing | None, Scaling | None, float | None]:
+        """Smoothing, scaling, and weight of the central atom where it is set by hand."""
+        if self.weighting is None:
+            return self.smoothing, self.scaling, None
+        smoothing, w0 = from_weighting(self.weighting)
+        return smoothing, None, w0
+
+    def _species_weights(self, species: tuple[int, ...]) -> dict[int, float]:
+        if self.species_weights is None:
+            return dict.fromkeys(species, 1.0)
+        given = {_number(key): value for key, value in self.species_weights.items()}
+        missing = [chemical_symbols[z] for z in species if z not in given]
+        if missing:
+            raise ValueError(
+                f"Soap: species_weights has no entry for {', '.join(missing)}; it names "
+                f"{', '.join(chemical_symbols[z] for z in given)}"
+            )
+        for z, value in given.items():
+            if not _is_real(value) or not (value >= 0.0 and math.isfinite(value)):
+                raise ValueError(
+                    f"Soap: the weight of {chemical_symbols[z]} must be a number from 0 on, "
+                    f"got {value!r}"
+                )
+        return {z: float(given[z]) for z in species}
+
+    def bind(self, species: Iterable[int]) -> BoundSoap:
+        """Fix the species.
+
+        Parameters
+        ----------
+        species : Iterable[int]
+            Atomic numbers, in any order.
+
+        Returns
+        -------
+        BoundSoap
+            What computes features and their derivatives.
+
+        Raises
+        ------
+        ValueError
+            If the parameters are not valid, so many radial functions cannot be orthonormalised,
+            or the engine has no derivatives.
+        """
+        self.validate()
+        if self.engine == "dscribe":
+            raise ValueError(
+                "Soap: engine='dscribe' computes values only (Soap.create): dscribe has no "
+                "analytical derivatives for periodic systems; take engine='auto'"
+            )
+        species = _ascending(species)
+        smoothing, scaling, w0 = self._weights()
+        return BoundSoap(
+            species=species,
+            cutoff=float(self.cutoff),
+            n_max=int(self.n_max),
+            l_max=int(self.l_max),
+            sigma=float(self.sigma),
+            basis=self.basis,
+            smoothing=smoothing,
+            scaling=scaling,
+            w0=w0,
+            compression=self.compression,
+            weight_z=list(self._species_weights(species).values()),
+        )
+
+    def create(self, atoms: Atoms, species: Iterable[int] | None = None) -> Float:
+        """Power spectra of all atoms of a structure, not normalised, by the chosen engine.
+
+        Parameters
+        ----------
+        atoms : Atoms
+            The structure; periodic as its ``pbc`` says.
+        species : Iterable[int] | None
+            Atomic numbers; those of the structure where None.
+
+        Returns
+        -------
+        Float
+            Shape (n_atoms, n_features), in dscribe's order.
+
+        Raises
+        ------
+        ValueError
+            If the parameters are not valid, the species do not cover the structure, or dscribe
+            lacks what it is asked for.
+        """
+        self.validate()
+        species = _ascending(atoms.numbers if species is None else species)
+        strange = sorted(set(atoms.numbers.tolist()) - set(species))
+        if strange:
+            raise ValueError(
+                f"Soap: the structure has {', '.join(chemical_symbols[z] for z in strange)}, the "
+                f"descriptor knows {', '.join(chemical_symbols[z] for z in species)}"
+            )
+        if self.engine == "dscribe":
+            return _soap_dscribe.create(atoms, species, **self._dscribe_settings(species))
+        bound = self.bind(species)
+        pairs = find_pairs(atoms.positions, atoms.cell.array, atoms.pbc, bound.cutoff)
+        system = System(as_int(np.searchsorted(species, atoms.numbers)), pairs)
+        return bound.power_spectrum(system, np.arange(len(atoms)))
+
+    def _dscribe_settings(self, species: tuple[int, ...]) -> dict[str, Any]:
+        weighting = copy.deepcopy(self.weighting)
+        if weighting is None and (self.smoothing is not None or self.scaling is not None):
+            raise ValueError(
+                f"Soap: dscribe has neither smoothing={self.smoothing!r} nor "
+                f"scaling={self.scaling!r}; give weighting={{...}}, or set both to None for its "
+                "unweighted density, or take engine='numba'"
+            )
+        weights = None if self.species_weights is None else self._species_weights(species)
+        return {
+            "r_cut": float(self.cutoff),
+            "n_max": int(self.n_max),
+            "l_max": int(self.l_max),
+            "sigma": float(self.sigma),
+            "rbf": self.basis,
+            "weighting": weighting,
+            "compression": {"mode": self.compression, "species_weighting": weights},
+        }
+
+
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(Soap.__init__).parameters.items()
+    if name != "self"
+}
+_NAMES = tuple(_DEFAULTS)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars as Python's; dictionaries copied."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _number(key: str | int) -> int:
+    if isinstance(key, str) and key in atomic_numbers:
+        return atomic_numbers[key]
+    if isinstance(key, numbers.Integral) and 0 < key < len(chemical_symbols):
+        return int(key)
+    raise ValueError(f"Soap: {key!r} is neither a chemical symbol nor an atomic number")
+
+
+def _ascending(species: Iterable[int]) -> tuple[int, ...]:
+    numbers_z = tuple(sorted({_number(key) for key in species}))
+    if not numbers_z:
+        raise ValueError("Soap: no species; give the atomic numbers of the elements, e.g. (1, 6)")
+    return numbers_z

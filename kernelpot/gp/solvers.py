@@ -1,0 +1,358 @@
+"""Linear algebra of the sparse posterior: whitening, streaming QR, triangular solves.
+
+Nothing here knows what the rows and columns mean. A least-squares problem is reduced to the
+upper triangle of its QR factorisation, block by block (TSQR: Demmel et al., SIAM J. Sci. Comput.
+34, A206 (2012)); the triangle of the augmented matrix [A | y] is all that the posterior needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+from scipy.linalg import lapack
+
+from kernelpot.conventions import Float, Int, as_int
+
+# ------------------------------------------------------------------------------ whitening
+
+
+class WhiteningBlock(NamedTuple):
+    """K = L L^T on the pivots of one block: the numerically independent variables.
+
+    Variables that are not pivots are, to the tolerance, linear combinations of those that are;
+    their weights are zero.
+    """
+
+    pivots_k: Int  # raw columns, in the order of elimination
+    columns: slice  # whitened columns
+    L_kk: Float  # lower triangle
+
+
+class Whitening(NamedTuple):
+    """Whitening of a block-diagonal prior covariance: Phi = K L^-T block by block."""
+
+    blocks: tuple[WhiteningBlock, ...]
+    n_raw: int
+    n_whitened: int
+
+    def whiten(self, K_rm: Float) -> Float:
+        """Solve Phi L^T = K on the pivots.
+
+        Parameters
+        ----------
+        K_rm : Float
+            Covariances with the raw variables.
+
+        Returns
+        -------
+        Float
+            Shape (n_rows, n_whitened).
+        """
+        phi_rk = np.empty((len(K_rm), self.n_whitened))
+        for block in self.blocks:
+            phi_rk[:, block.columns] = scipy.linalg.solve_triangular(
+                block.L_kk, K_rm[:, block.pivots_k].T, lower=True, check_finite=False
+            ).T
+        return phi_rk
+
+    def raw_weights(self, w_k: Float) -> Float:
+        """Solve L^T a = w on the pivots; zero elsewhere.
+
+        Parameters
+        ----------
+        w_k : Float
+            Weights of the whitened features, shape (n_whitened,).
+
+        Returns
+        -------
+        Float
+            Weights of the raw variables, shape (n_raw,).
+        """
+        a_m = np.zeros(self.n_raw)
+        for block in self.blocks:
+            a_m[block.pivots_k] = scipy.linalg.solve_triangular(
+                block.L_kk, w_k[block.columns], lower=True, trans="T", check_finite=False
+            )
+        return a_m
+
+
+def whiten_blocks(K_blocks: Sequence[Float], tolerance: float) -> Whitening:
+    """Pivoted Cholesky factors of the blocks of a covariance, stopped where the rest is dependent.
+
+    Parameters
+    ----------
+    K_blocks : Sequence[Float]
+        Symmetric positive semi-definite blocks of a block-diagonal covariance.
+    tolerance : float
+        A block's factorisation stops when its largest remaining variance falls below this
+        fraction of its largest diagonal entry.
+
+    Returns
+    -------
+    Whitening
+        Pivots and factors, of the numerical ranks.
+    """
+    blocks = []
+    first_raw = first_white = 0
+    for K_mm in K_blocks:
+        rank, pivots, factor = 0, np.zeros(0, dtype=np.intp), np.zeros((0, 0))
+        if len(K_mm):
+            scale = float(np.max(np.diag(K_mm)))
+            factor, pivots, rank, _ = lapack.dpstrf(K_mm, tol=tolerance * scale, lower=1)
+        blocks.append(
+            WhiteningBlock(
+                as_int(pivots[:rank] - 1 + first_raw) if rank else as_int([]),
+                slice(first_white, first_white + rank),
+                np.asfortranarray(np.tril(factor[:rank, :rank])),
+            )
+        )
+        first_raw += len(K_mm)
+        first_white += rank
+    return Whitening(tuple(blocks), first_raw, first_white)
+
+
+# --------------------------------------------------------------------------- streaming QR
+
+
+class Triangle(NamedTuple):
+    """Upper triangle of the QR factorisation of [A | y], rows already divided by their noise.
+
+    The sufficient statistic of a set of rows: A^T A, A^T y and y^T y are products of its columns.
+    """
+
+    R: Float  # (at most n_columns + 1, n_columns + 1)
+    n_rows: int
+    log_noise: float  # sum of log(sigma_r) over the rows
+
+
+def empty_triangle(n_columns: int) -> Triangle:
+    """The statistic of no rows.
+
+    Parameters
+    ----------
+    n_columns : int
+        Columns of A.
+
+    Returns
+    -------
+    Triangle
+        With a factor of no rows.
+    """
+    return Triangle(np.zeros((0, n_columns + 1)), 0, 0.0)
+
+
+def absorb(R: Float, rows: Float) -> Float:
+    """Upper triangle of the QR factorisation of [R; rows], in place.
+
+    LAPACK's tpqrt leaves the zeros of R alone: 2 b n^2 flops for b rows of n columns, whatever
+    has been absorbed before. Panels of 96 columns: narrower ones are memory-bound.
+
+    Parameters
+    ----------
+    R : Float
+        Upper triangle, square, Fortran order; overwritten.
+    rows : Float
+        New rows, Fortran order; overwritten.
+
+    Returns
+    -------
+    Float
+        The new triangle (the array that was given, where LAPACK could work in place).
+    """
+    if len(rows) == 0:
+        return R
+    n_panel = min(96, len(R))
+    R, _, _, info = lapack.dtpqrt(0, n_panel, R, rows, overwrite_a=1, overwrite_b=1)
+    if info != 0:
+        raise ValueError(f"LAPACK's tpqrt refused its argument {-info}: NaN or a wrong shape")
+    return R
+
+
+class RowReducer:
+    """Collects rows in a buffer and absorbs them into a triangle whenever it is full.
+
+    Memory is one triangle and the buffer, whatever the number of rows.
+
+    Parameters
+    ----------
+    triangle : Triangle
+        What is known already.
+    n_buffer : int
+        Rows to collect before a reduction.
+    """
+
+    def __init__(self, triangle: Triangle, n_buffer: int = 2048):
+        n_columns = triangle.R.shape[1]
+        self._R = np.zeros((n_columns, n_columns), order="F")
+        self._R[: len(triangle.R)] = triangle.R
+        self._buffer = np.empty((n_buffer, n_columns), order="F")
+        self._n_waiting = 0
+        self._n_rows = triangle.n_rows
+        self._log_noise = triangle.log_noise
+
+    def add(self, A_rm: Float, y_r: Float, sigma_r: Float) -> None:
+        """Append rows, dividing each by its noise.
+
+        Parameters
+        ----------
+        A_rm : Float
+            Rows of the design matrix.
+        y_r : Float
+            Labels.
+        sigma_r : Float
+            Standard deviation of the noise of each label.
+        """
+        self._n_rows += len(y_r)
+        self._log_noise += float(np.log(sigma_r).sum())
+        done = 0
+        while done < len(y_r):
+            n = min(len(y_r) - done, len(self._buffer) - self._n_waiting)
+            new, old = slice(self._n_waiting, self._n_waiting + n), slice(done, done + n)
+            self._buffer[new, :-1] = A_rm[old] / sigma_r[old, None]
+            self._buffer[new, -1] = y_r[old] / sigma_r[old]
+            self._n_waiting += n
+            done += n
+            if self._n_waiting == len(self._buffer):
+                self._flush()
+
+    def _flush(self) -> None:
+        rows = np.asfortranarray(self._buffer[: self._n_waiting])
+        self._R = absorb(self._R, rows)
+        self._n_waiting = 0
+
+    def finish(self) -> Triangle:
+        """Reduce what is left.
+
+        Returns
+        -------
+        Triangle
+            The statistic of all rows.
+        """
+        self._flush()
+        # Fewer rows than columns leave rounding errors below the last row.
+        n_kept = min(self._n_rows, len(self._R))
+        return Triangle(np.ascontiguousarray(self._R[:n_kept]), self._n_rows, self._log_noise)
+
+
+def merge(first: Triangle, second: Triangle) -> Triangle:
+    """The statistic of two sets of rows together.
+
+    Parameters
+    ----------
+    first : Triangle
+        One set.
+    second : Triangle
+        Another, with the same columns.
+
+    Returns
+    -------
+    Triangle
+        Of both; equal to one reduction of all rows up to the signs of rows and rounding.
+    """
+    n_columns = first.R.shape[1]
+    R = np.zeros((n_columns, n_columns), order="F")
+    R[: len(first.R)] = first.R
+    R = absorb(R, np.asfortranarray(second.R.copy()))
+    n_rows = first.n_rows + second.n_rows
+    return Triangle(
+        np.ascontiguousarray(R[: min(n_rows, n_columns)]),
+        n_rows,
+        first.log_noise + second.log_noise,
+    )
+
+
+# ------------------------------------------------------------------------------ posterior
+
+
+class Posterior(NamedTuple):
+    """Gaussian posterior of the whitened weights, prior w ~ N(0, delta^2).
+
+    Mean ``w_k``, covariance R^-1 R^-T.
+    """
+
+    whitening: Whitening
+    delta: float
+    R_kk: Float
+    w_k: Float
+    log_evidence: float
+
+    def weights(self) -> Float:
+        """Mean weights of the raw inducing variables.
+
+        Returns
+        -------
+        Float
+            Shape (n_inducing,).
+        """
+        return self.whitening.raw_weights(self.w_k)
+
+    def variance(self, K_rr_diagonal: Float, K_rm: Float) -> Float:
+        """delta^2 (k - phi phi^T) + phi R^-1 R^-T phi^T of each row: the DTC variance.
+
+        Quinonero-Candela and Rasmussen, J. Mach. Learn. Res. 6, 1939 (2005), equation 20b.
+
+        Parameters
+        ----------
+        K_rr_diagonal : Float
+            Prior variance of each row's quantity, in units of delta^2.
+        K_rm : Float
+            Its covariances with the raw inducing variables, in units of delta^2.
+
+        Returns
+        -------
+        Float
+            One variance per row, never negative.
+        """
+        phi_rk = self.whitening.whiten(K_rm)
+        inside_kr = scipy.linalg.solve_triangular(
+            self.R_kk, phi_rk.T, trans="T", check_finite=False
+        )
+        novelty_r = np.maximum(K_rr_diagonal - np.sum(phi_rk**2, axis=1), 0.0)
+        return self.delta**2 * novelty_r + np.sum(inside_kr**2, axis=0)
+
+
+def posterior(
+    triangles: Sequence[Triangle], whitening: Whitening, delta: float
+) -> Posterior:
+    """Solve min |Phi w - y|^2 + |w|^2 / delta^2 from the statistics of the rows.
+
+    The log evidence is that of y ~ N(0, delta^2 Phi Phi^T + noise) (DTC): by the matrix
+    determinant lemma and the residual of the least-squares problem, all from one triangle.
+
+    Parameters
+    ----------
+    triangles : Sequence[Triangle]
+        Statistics of sets of rows, of the raw inducing variables.
+    whitening : Whitening
+        Of the prior covariance of the raw inducing variables.
+    delta : float
+        Prior standard deviation of the whitened weights.
+
+    Returns
+    -------
+    Posterior
+        Mean weights, factor of the covariance, log evidence.
+    """
+    n_k = whitening.n_whitened
+    R = np.zeros((n_k + 1, n_k + 1), order="F")
+    np.fill_diagonal(R[:n_k, :n_k], 1.0 / delta)
+    for triangle in triangles:
+        rows = np.empty((len(triangle.R), n_k + 1), order="F")
+        rows[:, :n_k] = whitening.whiten(triangle.R[:, :-1])
+        rows[:, n_k] = triangle.R[:, -1]
+        R = absorb(R, rows)
+    R_kk = np.asfortranarray(R[:n_k, :n_k])
+    w_k = scipy.linalg.solve_triangular(R_kk, R[:n_k, n_k], check_finite=False)
+    residual = float(R[n_k, n_k])
+    n_rows = sum(t.n_rows for t in triangles)
+    log_det = 2.0 * (
+        n_k * math.log(delta)
+        + float(np.sum(np.log(np.abs(np.diag(R_kk)))))
+        + sum(t.log_noise for t in triangles)
+    )
+    log_evidence = -0.5 * (residual**2 + log_det + n_rows * math.log(2.0 * math.pi))
+    return Posterior(whitening, delta, R_kk, w_k, log_evidence)

@@ -1,0 +1,161 @@
+"""A fitted model as an ASE calculator."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator as AseCalculator
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+
+from kernelpot.conventions import MIN_DISTANCE, voigt_from_tensor
+from kernelpot.neighbours import PairList
+
+if TYPE_CHECKING:
+    from kernelpot.potential import KernelPotential
+
+__all__ = ["Calculator"]
+
+MIN_RELATIVE_VOLUME = 1e-6
+"""Periodic cell vectors whose box fills less than this part of a rectangular one are flat."""
+
+
+class Calculator(AseCalculator):
+    """Energies, forces, stress and energy uncertainty of a fitted model, for ASE.
+
+    The calculator holds the model as it is now: after ``partial_fit`` make a new calculator.
+    Neighbours are kept from call to call (Verlet list) and found anew when atoms or cell have
+    moved enough.
+
+    Parameters
+    ----------
+    model_or_path : KernelPotential | str | PathLike[str]
+        A fitted model, or the file of one.
+    skin : float
+        Additional radius of the kept neighbours, angstrom: a larger one searches less often
+        and walks through more pairs; 0 searches at every call.
+
+    Raises
+    ------
+    ValueError
+        The model is not fitted, or the skin is negative.
+
+    Notes
+    -----
+    ``energy_std`` (eV, of the total energy) is computed only when asked for:
+    ``atoms.calc.get_property("energy_std", atoms)``. Stress exists for cells that are periodic
+    in three directions. There is no entropy in the model: ``free_energy`` is the energy.
+    """
+
+    name = "kernelpot"
+    implemented_properties = ("energy", "free_energy", "energies", "forces", "stress", "energy_std")
+    ignored_changes = frozenset({"initial_charges", "initial_magmoms"})
+
+    def __init__(self, model_or_path: KernelPotential | str | PathLike[str], *, skin: float = 0.5):
+        super().__init__()
+        if not skin >= 0.0:
+            raise ValueError(f"skin must be zero or positive (angstrom), not {skin!r}")
+        model = model_or_path
+        if isinstance(model, (str, PathLike)):
+            from kernelpot.potential import load
+
+            model = load(model)
+        if not hasattr(model, "predictor_"):
+            raise ValueError(
+                f"the calculator needs a fitted model or the path of one, not {model!r}:"
+                " call fit first, or load(path)"
+            )
+        self.predictor = model.predictor_
+        self._pair_list = PairList(self.predictor.cutoff, skin=skin)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Any = ("energy",),
+        system_changes: Any = all_changes,
+    ) -> None:
+        """Compute everything but ``energy_std``, and that too if it is asked for.
+
+        Parameters
+        ----------
+        atoms : Atoms | None
+            The structure; None for the one of the last call.
+        properties : Any
+            Names of the properties that are asked for.
+        system_changes : Any
+            What has changed since the last call; if nothing has, the results so far are kept.
+
+        Raises
+        ------
+        PropertyNotImplementedError
+            Stress of a cell that is not periodic in three directions.
+        ValueError
+            Positions or cell that are not finite, a flat periodic cell, atoms on top of each
+            other, or species that the model has not been trained on.
+        """
+        results = {} if system_changes else self.results
+        self.results = {}  # an error below leaves nothing stale behind
+        super().calculate(atoms, properties, system_changes)
+        atoms = self.atoms
+        _check_geometry(atoms)
+        if "stress" in properties and not atoms.pbc.all():
+            raise PropertyNotImplementedError(
+                f"stress needs a cell that is periodic in three directions; pbc is"
+                f" {atoms.pbc.tolist()}"
+            )
+        pairs = self._pair_list.update(atoms.positions, atoms.cell.array, atoms.pbc)
+        _check_distances(pairs)
+        if "energy_std" in properties:
+            results = {
+                **results,
+                "energy_std": float(self.predictor.energy_std(atoms.numbers, pairs)),
+            }
+        if set(properties) != {"energy_std"}:
+            results = {**results, **self._evaluate(atoms, pairs)}
+        self.results = results
+
+    def _evaluate(self, atoms: Atoms, pairs: Any) -> dict[str, Any]:
+        evaluation = self.predictor.evaluate(atoms.numbers, pairs)
+        energy = float(evaluation.energies_n.sum())
+        results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": evaluation.energies_n,
+            "forces": evaluation.forces_nc,
+        }
+        if atoms.pbc.all():
+            results["stress"] = voigt_from_tensor(evaluation.strain_cd) / atoms.get_volume()
+        return results
+
+
+def _check_geometry(atoms: Atoms) -> None:
+    """Refuse what has no neighbours in the mathematical sense, and say which atom it is."""
+    bad_n = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
+    if bad_n.size:
+        n = bad_n[0]
+        raise ValueError(
+            f"positions of {bad_n.size} of {len(atoms)} atoms are not finite, the first of atom"
+            f" {n} ({atoms.symbols[n]}): {atoms.positions[n].tolist()}. In a simulation this"
+            " means that it has exploded: try a shorter time step or a nearer start"
+        )
+    periodic_cc = atoms.cell.array[atoms.pbc]
+    lengths = np.linalg.norm(periodic_cc, axis=1)
+    if not np.isfinite(lengths).all():
+        raise ValueError(f"the cell is not finite: {atoms.cell.array.tolist()}")
+    squared = np.linalg.det(periodic_cc @ periodic_cc.T) if len(periodic_cc) else 1.0
+    if np.sqrt(max(squared, 0.0)) <= MIN_RELATIVE_VOLUME * np.prod(lengths):
+        raise ValueError(
+            f"the periodic cell vectors span no volume: cell {atoms.cell.array.tolist()}, pbc"
+            f" {atoms.pbc.tolist()}; set atoms.cell, or atoms.pbc = False for a molecule"
+        )
+
+
+def _check_distances(pairs: Any) -> None:
+    if pairs.r_p.size and pairs.r_p.min() < MIN_DISTANCE:
+        p = int(pairs.r_p.argmin())
+        raise ValueError(
+            f"atoms {pairs.i_p[p]} and {pairs.j_p[p]} are {pairs.r_p[p]:.3g} A apart (less than"
+            f" {MIN_DISTANCE} A): one of them stands there twice, or the simulation has exploded"
+        )

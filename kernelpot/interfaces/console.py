@@ -1,0 +1,188 @@
+"""What the command line shows: progress, tables, and errors in one line."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["model_facts", "one_line_errors", "out", "progress_bar", "say", "say_model"]
+
+out = Console(highlight=False)
+"""Tables, facts and progress; errors go to standard error."""
+
+_KNOWN_ERRORS = (ValueError, OSError, NotImplementedError, ImportError, MemoryError)
+_FAILED = 2
+_INTERRUPTED = 130
+
+
+@contextmanager
+def one_line_errors(debug: bool, interrupted: str) -> Iterator[None]:
+    """Turn the errors that the library explains into a message and an exit code.
+
+    Parameters
+    ----------
+    debug : bool
+        Let them pass, with their traceback.
+    interrupted : str
+        What to say after Ctrl-C.
+
+    Yields
+    ------
+    None
+        Nothing.
+
+    Raises
+    ------
+    Exit
+        With code 2 after an error and 130 after Ctrl-C.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line_warning
+            yield
+    except _KNOWN_ERRORS as error:
+        if debug:
+            raise
+        message = str(error) or type(error).__name__
+        _complain(f"kernelpot: {message}")
+        raise typer.Exit(_FAILED) from None
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        _complain(f"kernelpot: interrupted; {interrupted}")
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _complain(f"kernelpot: warning: {message}")
+
+
+def _complain(message: str) -> None:
+    Console(file=sys.stderr, highlight=False, soft_wrap=True).print(message, markup=False)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar with the time left for each stage; nothing where the output is no terminal.
+
+    Yields
+    ------
+    Callable[[str, int, int], None]
+        To be called with the stage, what is done of it, and how much there is to do.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=out, disable=not out.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield progress
+
+
+def say(text: str) -> None:
+    """Print a line as it is.
+
+    Parameters
+    ----------
+    text : str
+        Square brackets in it are no markup.
+    """
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def say_model(model: Any) -> None:
+    """Print what a fitted model is made of, and how it fits its own training data.
+
+    Parameters
+    ----------
+    model : Any
+        A fitted `KernelPotential`.
+    """
+    facts = model_facts(model)
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        say(f"  {name:<{width}}  {value}")
+
+
+def model_facts(model: Any) -> dict[str, str]:
+    """What a fitted model is made of, in words.
+
+    Parameters
+    ----------
+    model : Any
+        A fitted `KernelPotential`.
+
+    Returns
+    -------
+    dict[str, str]
+        By what it is.
+    """
+    from ase.data import chemical_symbols
+
+    from kernelpot.report import UNITS, in_units
+
+    summary = model.training_summary_
+    n_tangents = model.n_inducing_ - model.n_environments_
+    baseline = dict(zip(model.species_, model.baseline_.energies_of(model.species_), strict=True))
+    numbers = summary["n_labels"]
+    errors = {
+        name: ", ".join(
+            f"{kind} {in_units(kind, value):.3g} {UNITS[kind]}"
+            for kind, value in summary[name].items()
+        )
+        for name in ("mae", "rmse")
+    }
+    hashes = summary["data_hash"]
+    hashes = [hashes] if isinstance(hashes, str) else hashes
+    return {
+        "species": " ".join(chemical_symbols[z] for z in model.species_),
+        "descriptor": repr(model.descriptor),
+        "kernel": f"zeta {model.zeta}, delta {model.delta:g} eV",
+        "inducing": f"{model.n_environments_} environments ({_selector(model)}),"
+        f" {n_tangents} tangents",
+        "baseline": ", ".join(f"{chemical_symbols[z]} {e:.6g} eV" for z, e in baseline.items()),
+        "noise": f"energy {_noise(model.sigma_energy)} eV/atom, forces"
+        f" {_noise(model.sigma_forces)} eV/A, stress {_noise(model.sigma_stress)} eV/A^3",
+        "trained on": f"{summary['n_structures']} structures, {summary['n_atoms']} atoms; "
+        + ", ".join(f"{n} {kind}" for kind, n in numbers.items() if n),
+        "training MAE": errors["mae"],
+        "training RMSE": errors["rmse"],
+        "log evidence": f"{model.log_evidence_:.1f}",
+        "seconds": ", ".join(f"{k} {v:.1f}" for k, v in summary["seconds"].items()),
+        "data": "sha256 " + ", ".join(text[:16] for text in hashes),
+        "versions": ", ".join(f"{k} {v}" for k, v in summary["versions"].items()),
+    }
+
+
+def _selector(model: Any) -> str:
+    return getattr(model.selector, "__name__", str(model.selector))
+
+
+def _noise(sigma: float | Mapping[str, float]) -> str:
+    if isinstance(sigma, Mapping):
+        return " / ".join(f"{value:g} ({source})" for source, value in sigma.items())
+    return f"{sigma:g}"

@@ -1,0 +1,491 @@
+"""`KernelPotential`: the estimator that people hold."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+import kernelpot.model_file as model_file
+import kernelpot.training as training
+from kernelpot.conventions import LABEL_KINDS, Float, Prediction, as_int, voigt_from_tensor
+from kernelpot.data import LabelKeys, Noise, Structure, data_hash, structures_from_atoms
+from kernelpot.descriptors import Soap
+from kernelpot.descriptors.protocol import Descriptor
+from kernelpot.gp.inducing import SELECTORS, Inducing, Selector
+from kernelpot.gp.kernels import check_zeta
+from kernelpot.gp.solvers import Triangle
+from kernelpot.neighbours import find_pairs
+from kernelpot.prediction import Predictor
+from kernelpot.terms.composition import CompositionBaseline
+from kernelpot.training import Fitted, Progress
+
+__all__ = ["KernelPotential", "load"]
+
+
+class KernelPotential(BaseEstimator):
+    """Interatomic potential by sparse Gaussian process regression on SOAP power spectra.
+
+    Energies, forces and stresses are linear functionals of one Gaussian process over atomic
+    environments, whose inducing variables are environments and tangents (`docs/theory.md`).
+
+    Parameters
+    ----------
+    descriptor : Descriptor | None
+        For instance ``Soap(cutoff=5.0)``; None for ``Soap(cutoff=5.0)``.
+    zeta : int
+        Exponent of the kernel.
+    delta : float
+        Prior standard deviation of a local energy, eV.
+    n_environments : int | dict[str, int]
+        Inducing environments: in all (shared out in proportion to the square root of each
+        species' number of atoms), or by chemical symbol. Together with the descriptor this
+        sets the cost of a prediction.
+    n_tangents : int
+        At most this many tangents for each environment. They raise the accuracy and the cost of
+        the fit, not that of a prediction.
+    tangent_threshold : float
+        Tangents whose singular value is below this fraction of the environment's largest are left
+        out, so that symmetric environments get fewer.
+    selector : str | Selector
+        How environments are chosen: "fps", "cur", "leverage", "uniform", "random", or a function.
+    sigma_energy : float | dict[str, float]
+        Noise of the energies, eV/atom; a dict gives one per ``info["source"]``.
+    sigma_forces : float | dict[str, float]
+        Noise of the force components, eV/angstrom; likewise.
+    sigma_stress : float | dict[str, float]
+        Noise of the stress components, eV/angstrom^3; likewise.
+    energy_key : str | None
+        Name of the energies in ``atoms.info``; None for the results of ``atoms.calc``.
+    forces_key : str | None
+        Name of the forces in ``atoms.arrays``; None for the results of ``atoms.calc``.
+    stress_key : str | None
+        Name of the stress in ``atoms.info``; None for the results of ``atoms.calc``.
+    virial_key : str | None
+        Name of the virial (eV, minus the volume times the stress) in ``atoms.info``.
+    random_state : int | None
+        Seed of everything random in the fit.
+    progress : Progress | None
+        Called as ``progress(stage, done, total)`` during a fit.
+
+    Attributes
+    ----------
+    species_ : tuple[int, ...]
+        Atomic numbers that the model knows, ascending.
+    baseline_ : CompositionBaseline
+        Energy of the free atom of each species, or the least-squares stand-in.
+    log_evidence_ : float
+        Logarithm of the marginal likelihood of the labels (DTC).
+    n_inducing_ : int
+        Number of inducing variables, environments and tangents.
+    n_environments_ : int
+        Number of inducing environments.
+    training_summary_ : dict[str, Any]
+        Counts, errors on the training data, hash of the data, versions, times.
+    predictor_ : Predictor
+        The potential as arrays, which calculators call.
+
+    Examples
+    --------
+    >>> from kernelpot import KernelPotential, Soap, datasets
+    >>> model = KernelPotential(Soap(cutoff=4.5, n_max=6, l_max=4), n_environments=20)
+    >>> model.fit(datasets.load_silicon("train"))              # doctest: +SKIP
+    >>> model.predict(datasets.load_silicon("test")).energy    # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        descriptor: Descriptor | None = None,
+        *,
+        zeta: int = 4,
+        delta: float = 1.0,
+        n_environments: int | dict[str, int] = 300,
+        n_tangents: int = 16,
+        tangent_threshold: float = 1e-3,
+        selector: str | Selector = "fps",
+        sigma_energy: float | dict[str, float] = 1e-3,
+        sigma_forces: float | dict[str, float] = 0.05,
+        sigma_stress: float | dict[str, float] = 1e-3,
+        energy_key: str | None = None,
+        forces_key: str | None = None,
+        stress_key: str | None = None,
+        virial_key: str | None = None,
+        random_state: int | None = 0,
+        progress: Progress | None = None,
+    ):
+        self.descriptor = descriptor
+        self.zeta = zeta
+        self.delta = delta
+        self.n_environments = n_environments
+        self.n_tangents = n_tangents
+        self.tangent_threshold = tangent_threshold
+        self.selector = selector
+        self.sigma_energy = sigma_energy
+        self.sigma_forces = sigma_forces
+        self.sigma_stress = sigma_stress
+        self.energy_key = energy_key
+        self.forces_key = forces_key
+        self.stress_key = stress_key
+        self.virial_key = virial_key
+        self.random_state = random_state
+        self.progress = progress
+
+    # ------------------------------------------------------------------------------ fit
+
+    def fit(self, images: Iterable[Atoms], y: None = None) -> KernelPotential:
+        """Fit to labelled structures.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            Structures with any mix of energies, forces and stresses.
+        y : None
+            Not used; labels travel with the structures.
+
+        Returns
+        -------
+        KernelPotential
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or a structure is not valid; the message names it.
+        """
+        options = self._options()
+        structures = self._structures(images, labels="required")
+        descriptor = Soap(cutoff=5.0) if self.descriptor is None else self.descriptor
+        fitted = training.fit(structures, descriptor, options, self.progress)
+        # Assigned last: an interrupted or failed fit leaves an earlier one as it was.
+        self._descriptor = descriptor
+        self._adopt(fitted)
+        self.training_summary_ = self._summary(structures)
+        return self
+
+    def partial_fit(self, images: Iterable[Atoms], y: None = None) -> KernelPotential:
+        """Add labelled structures, keeping baseline and inducing variables: no refit.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            New structures, of species that the model knows.
+        y : None
+            Not used.
+
+        Returns
+        -------
+        KernelPotential
+            Itself; fitted anew where it was not fitted before.
+
+        Raises
+        ------
+        ValueError
+            If a structure is not valid; the model then stays as it was.
+        """
+        if not hasattr(self, "fitted_"):
+            return self.fit(images)
+        structures = self._structures(images, labels="required")
+        fitted = training.update(self.fitted_, structures, self.progress)
+        earlier = self.training_summary_
+        self._adopt(fitted)
+        summary = self._summary(structures)
+        summary["n_structures"] += earlier["n_structures"]
+        summary["n_labels"] = {
+            kind: n + earlier["n_labels"][kind] for kind, n in summary["n_labels"].items()
+        }
+        summary["data_hash"] = [*np.atleast_1d(earlier["data_hash"]).tolist(), summary["data_hash"]]
+        self.training_summary_ = summary
+        return self
+
+    def _options(self) -> training.Options:
+        """Check the parameters that are not checked where they are used."""
+        for name in ("delta", "tangent_threshold"):
+            value = getattr(self, name)
+            if not np.isscalar(value) or not np.isfinite(value) or value < 0:
+                raise ValueError(f"{name} must be a number that is not negative; got {value!r}")
+        if self.delta == 0:
+            raise ValueError("delta must be positive: it is the prior's standard deviation in eV")
+        counts = {"n_tangents": (self.n_tangents, 0)}
+        if isinstance(self.n_environments, dict):
+            counts |= {f"n_environments[{k!r}]": (n, 1) for k, n in self.n_environments.items()}
+        else:
+            counts["n_environments"] = (self.n_environments, 1)
+        for name, (value, least) in counts.items():
+            if isinstance(value, bool) or value != int(value) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")
+        zeta = check_zeta(self.zeta)
+        if zeta < 2 and self.n_tangents:
+            raise ValueError(
+                "zeta must be at least 2 with tangents: the linear kernel (zeta=1) has all its "
+                "tangents already. Set n_tangents=0, or zeta=4."
+            )
+        if isinstance(self.selector, str) and self.selector not in SELECTORS:
+            raise ValueError(f"selector {self.selector!r} is not one of {', '.join(SELECTORS)}")
+        return training.Options(
+            zeta=zeta,
+            delta=float(self.delta),
+            n_environments=self.n_environments,
+            n_tangents=int(self.n_tangents),
+            tangent_threshold=float(self.tangent_threshold),
+            selector=self.selector,
+            random_state=self.random_state,
+        )
+
+    def _structures(self, images: Iterable[Atoms], labels: str) -> list[Structure]:
+        keys = LabelKeys(self.energy_key, self.forces_key, self.stress_key, self.virial_key)
+        noise = Noise(self.sigma_energy, self.sigma_forces, self.sigma_stress)
+        return structures_from_atoms(images, keys, noise, labels=labels)
+
+    def _adopt(self, fitted: Fitted) -> None:
+        self.fitted_ = fitted
+        self.species_ = fitted.descriptor.species
+        self.baseline_ = fitted.baseline
+        self.log_evidence_ = fitted.log_evidence
+        self.n_inducing_ = sum(len(group.Z_mq) for group in fitted.inducing)
+        self.n_environments_ = sum(len(group.first_e) - 1 for group in fitted.inducing)
+        self.predictor_ = Predictor(
+            fitted.descriptor,
+            fitted.inducing,
+            fitted.weights_m,
+            fitted.posterior,
+            fitted.zeta,
+            fitted.baseline,
+        )
+
+    def _summary(self, structures: list[Structure]) -> dict[str, Any]:
+        """What a model file says of its training; errors are those on the structures given."""
+        started = time.perf_counter()
+        errors: dict[str, list[Float]] = {kind: [] for kind in LABEL_KINDS}
+        for structure in structures:
+            energy, forces_nc, stress_v, _ = self._evaluate(structure)
+            errors["energy"].append(np.array([energy - structure.energy]) / structure.n_atoms)
+            errors["forces"].append((forces_nc - structure.forces_nc).ravel())
+            errors["stress"].append(stress_v - structure.stress_v)
+        labelled = {}
+        for kind, parts in errors.items():
+            values = np.concatenate(parts)
+            labelled[kind] = values[np.isfinite(values)]
+        return {
+            "n_structures": len(structures),
+            "n_atoms": sum(s.n_atoms for s in structures),
+            "n_labels": {kind: len(values) for kind, values in labelled.items()},
+            "mae": {k: float(np.mean(np.abs(v))) for k, v in labelled.items() if len(v)},
+            "rmse": {k: float(np.sqrt(np.mean(v**2))) for k, v in labelled.items() if len(v)},
+            "data_hash": data_hash(structures),
+            "seconds": {
+                **self.fitted_.seconds,
+                "training errors": time.perf_counter() - started,
+            },
+            "versions": {
+                "python": platform.python_version(),
+                **{p: version(p) for p in ("kernelpot", "numpy", "scipy", "numba", "dscribe")},
+            },
+        }
+
+    # -------------------------------------------------------------------------- predict
+
+    def _evaluate(self, structure: Structure) -> tuple[float, Float, Float, Float]:
+        pairs = find_pairs(
+            structure.positions_nc, structure.cell_cc, structure.pbc_c, self.predictor_.cutoff
+        )
+        energies_n, forces_nc, strain_cd = self.predictor_.evaluate(
+            structure.numbers_n, pairs, structure.name
+        )
+        stress_v = np.full(6, np.nan)
+        if structure.periodic:
+            stress_v = voigt_from_tensor(strain_cd) / structure.volume
+        return float(energies_n.sum()), forces_nc, stress_v, energies_n
+
+    def predict(self, images: Iterable[Atoms], return_std: bool = False) -> Prediction:
+        """Energies, forces and stresses of structures; labels they carry are not looked at.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            Structures of species that the model knows.
+        return_std : bool
+            Whether the posterior standard deviation of the energies is wanted.
+
+        Returns
+        -------
+        Prediction
+            ``energy`` (n,), ``forces`` list of (n_atoms, 3), ``stress`` (n, 6), ``energies`` list
+            of (n_atoms,), ``energy_std`` (n,) or None.
+
+        Raises
+        ------
+        ValueError
+            If a structure is not valid or has an unknown species; the message names it.
+        """
+        check_is_fitted(self, "fitted_")
+        structures = self._structures(images, labels="ignore")
+        results = [self._evaluate(structure) for structure in structures]
+        std_s = None
+        if return_std:
+            std_s = np.array([self._energy_std(structure) for structure in structures])
+        return Prediction(
+            energy=np.array([r[0] for r in results]),
+            forces=[r[1] for r in results],
+            stress=np.array([r[2] for r in results]),
+            energies=[r[3] for r in results],
+            energy_std=std_s,
+        )
+
+    def _energy_std(self, structure: Structure) -> float:
+        pairs = find_pairs(
+            structure.positions_nc, structure.cell_cc, structure.pbc_c, self.predictor_.cutoff
+        )
+        return self.predictor_.energy_std(structure.numbers_n, pairs, structure.name)
+
+    def score(self, images: Iterable[Atoms], y: None = None) -> float:
+        """Coefficient of determination R^2 of the force components, or of the energies per atom
+        where there are no forces.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            Labelled structures.
+        y : None
+            Not used.
+
+        Returns
+        -------
+        float
+            1 is perfect, 0 as good as the mean label.
+        """
+        check_is_fitted(self, "fitted_")
+        structures = self._structures(images, labels="required")
+        results = [self._evaluate(structure) for structure in structures]
+        label = np.concatenate([s.forces_nc.ravel() for s in structures])
+        guess = np.concatenate([r[1].ravel() for r in results])
+        if not np.any(np.isfinite(label)):
+            label = np.array([s.energy / s.n_atoms for s in structures])
+            guess = np.array([r[0] / s.n_atoms for r, s in zip(results, structures, strict=True)])
+        known = np.isfinite(label)
+        spread = np.sum((label[known] - label[known].mean()) ** 2)
+        residual = np.sum((label[known] - guess[known]) ** 2)
+        if spread == 0.0:
+            return 1.0 if residual == 0.0 else 0.0
+        return float(1.0 - residual / spread)
+
+    # ------------------------------------------------------------------------ model file
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the model to one file, with what ``partial_fit`` needs later.
+
+        Parameters
+        ----------
+        path : str | PathLike[str]
+            The file; replaced whole or not at all.
+
+        Raises
+        ------
+        ValueError
+            If the descriptor is not one that a file can hold.
+        """
+        check_is_fitted(self, "fitted_")
+        fitted = self.fitted_
+        parameters = {
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if name not in ("descriptor", "progress")
+        }
+        if not isinstance(self.selector, str):
+            # A file without code keeps the name; the choice itself is in the inducing variables.
+            parameters["selector"] = getattr(self.selector, "__name__", repr(self.selector))
+        arrays: dict[str, np.ndarray] = {"weights_m": fitted.weights_m}
+        for z, group in zip(self.species_, fitted.inducing, strict=True):
+            arrays[f"inducing/{z}/Z_mq"] = group.Z_mq
+            arrays[f"inducing/{z}/first_e"] = group.first_e
+        for kind, triangle in fitted.triangles.items():
+            arrays[f"triangles/{kind}"] = triangle.R[np.triu_indices(*_shape(triangle.R))]
+        header = {
+            "parameters": parameters,
+            "descriptor": self._descriptor.to_settings(),
+            "species": list(self.species_),
+            "units": {"energy": "eV", "length": "angstrom", "stress": "eV/angstrom^3"},
+            "baseline": fitted.baseline.to_settings(),
+            "log_evidence": fitted.log_evidence,
+            "n_inducing": self.n_inducing_,
+            "n_environments": self.n_environments_,
+            "rows": {
+                kind: {"n": triangle.n_rows, "log_noise": triangle.log_noise}
+                for kind, triangle in fitted.triangles.items()
+            },
+            "training": self.training_summary_,
+        }
+        model_file.write(path, header, arrays)
+
+
+def _shape(R: Float) -> tuple[int, int, int]:
+    """Arguments of ``numpy.triu_indices`` for a triangle that may have fewer rows than columns."""
+    return len(R), 0, R.shape[1]
+
+
+def load(path: str | PathLike[str]) -> KernelPotential:
+    """Read a model that ``KernelPotential.save`` wrote; it predicts bit-identically.
+
+    Parameters
+    ----------
+    path : str | PathLike[str]
+        The file.
+
+    Returns
+    -------
+    KernelPotential
+        Fitted, and ready for ``partial_fit``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModelFileError
+        If the file is truncated, altered, of another program, or of a newer format.
+    """
+    header, arrays = model_file.read(path)
+    try:
+        descriptor = Soap.from_settings(header["descriptor"])
+        model = KernelPotential(descriptor, **header["parameters"])
+        species = tuple(header["species"])
+        inducing = tuple(
+            Inducing(arrays[f"inducing/{z}/Z_mq"], as_int(arrays[f"inducing/{z}/first_e"]))
+            for z in species
+        )
+        n_columns = len(arrays["weights_m"]) + 1
+        triangles = {}
+        for kind, rows in header["rows"].items():
+            R = np.zeros((min(rows["n"], n_columns), n_columns))
+            R[np.triu_indices(*_shape(R))] = arrays[f"triangles/{kind}"]
+            triangles[kind] = Triangle(R, rows["n"], rows["log_noise"])
+        zeta, delta = int(model.zeta), float(model.delta)
+        fitted = Fitted(
+            descriptor.bind(species),
+            zeta,
+            CompositionBaseline.from_settings(header["baseline"]),
+            inducing,
+            triangles,
+            delta,
+            arrays["weights_m"],
+            header["log_evidence"],
+            functools.partial(training.solve, inducing, triangles, zeta, delta),
+            header["training"]["seconds"],
+        )
+        summary = header["training"]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise model_file.ModelFileError(
+            f"{path} is a whole file of a known format version, but its content does not make a "
+            f"model ({type(error).__name__}: {error}). It was probably written by other code."
+        ) from error
+    model._descriptor = descriptor
+    model._adopt(fitted)
+    model.training_summary_ = summary
+    return model

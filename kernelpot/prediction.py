@@ -1,0 +1,257 @@
+"""The fused road: environments -> local energies -> adjoint -> forces and strain derivative.
+
+After the fit the tangents of an environment collapse into one vector t_e = sum_r beta_er tau_er:
+
+    eps_i        = sum_e [ alpha_e X^zeta + zeta X^(zeta-1) (x_i . t_e) ],   X = x_i . x_e
+    d eps_i/dx_i = sum_e [ (zeta alpha_e X^(zeta-1) + zeta (zeta-1) X^(zeta-2) (x_i . t_e)) x_e
+                           + zeta X^(zeta-1) t_e ]
+
+so a prediction costs two products per environment, whatever the number of tangents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from kernelpot._jit import njit
+from kernelpot.conventions import Float, Int, Pairs, System, as_int
+from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.gp.covariances import K_bb
+from kernelpot.gp.inducing import Inducing
+from kernelpot.gp.kernels import power_kernel_scalar
+from kernelpot.gp.solvers import Posterior
+from kernelpot.rows import species_blocks, structure_rows
+from kernelpot.terms.composition import CompositionBaseline
+
+_BLOCK = 256
+"""Centres per pass: large enough for BLAS-3, small enough for the second-level cache."""
+
+
+class Evaluation(NamedTuple):
+    """Energy, forces and strain derivative of one structure."""
+
+    energies_n: Float  # eV, baseline included
+    forces_nc: Float  # eV/angstrom
+    strain_cd: Float  # dE/dstrain, eV, symmetric; divide by the volume for the stress
+
+
+class Collapsed(NamedTuple):
+    """The weights of one species, its tangents collapsed."""
+
+    V_jq: Float  # environments, then their collapsed tangents: (2 n_environments, n_features)
+    alpha_e: Float
+
+
+def collapse(inducing: Inducing, weights_m: Float) -> Collapsed:
+    """Sum the tangents of each environment with their weights.
+
+    Parameters
+    ----------
+    inducing : Inducing
+        Inducing variables of one species.
+    weights_m : Float
+        Their weights.
+
+    Returns
+    -------
+    Collapsed
+        What the fused road needs.
+    """
+    first_e = inducing.first_e[:-1]
+    alpha_e = weights_m[first_e]
+    weighted_mq = np.where(inducing.is_tangent_m, weights_m, 0.0)[:, None] * inducing.Z_mq
+    if len(first_e) == 0:
+        return Collapsed(np.zeros((0, inducing.Z_mq.shape[1])), alpha_e)
+    t_eq = np.add.reduceat(weighted_mq, first_e, axis=0)
+    return Collapsed(np.ascontiguousarray(np.vstack([inducing.x_eq, t_eq])), alpha_e)
+
+
+class Predictor:
+    """A fitted potential, as arrays: what the estimator and the calculators call.
+
+    Parameters
+    ----------
+    descriptor : BoundDescriptor
+        Gives features and their adjoint.
+    inducing : tuple[Inducing, ...]
+        Inducing variables of each species.
+    weights_m : Float
+        Mean weights of all inducing variables, species after species.
+    posterior : Callable[[], Posterior]
+        Gives the posterior when a standard deviation is first asked for: a model file holds the
+        statistics from which it is solved, and plain predictions need not wait for that.
+    zeta : int
+        Exponent of the kernel.
+    baseline : CompositionBaseline
+        Energy of each species' free atom.
+
+    Attributes
+    ----------
+    cutoff : float
+        Radius of the pair list that ``evaluate`` expects, angstrom.
+    species : tuple[int, ...]
+        Atomic numbers that the model knows.
+    """
+
+    def __init__(
+        self,
+        descriptor: BoundDescriptor,
+        inducing: tuple[Inducing, ...],
+        weights_m: Float,
+        posterior: Callable[[], Posterior],
+        zeta: int,
+        baseline: CompositionBaseline,
+    ):
+        self.cutoff = descriptor.cutoff
+        self.species = descriptor.species
+        self._descriptor = descriptor
+        self._inducing = inducing
+        self._solve = posterior
+        self._posterior: Posterior | None = None
+        self._zeta = zeta
+        self._baseline = baseline
+        edges = np.cumsum([len(group.Z_mq) for group in inducing])[:-1]
+        weights_z = np.split(weights_m, edges)
+        self._collapsed = [collapse(g, w) for g, w in zip(inducing, weights_z, strict=True)]
+
+    def species_of(self, numbers_n: Int, name: str = "the structure") -> Int:
+        """Index of each atom's species.
+
+        Parameters
+        ----------
+        numbers_n : Int
+            Atomic numbers.
+        name : str
+            What to call the structure in an error.
+
+        Returns
+        -------
+        Int
+            Indices into ``species``.
+
+        Raises
+        ------
+        ValueError
+            If the model was not trained with one of them.
+        """
+        numbers_n = as_int(numbers_n)
+        unknown = sorted(set(numbers_n.tolist()) - set(self.species))
+        if unknown:
+            raise ValueError(
+                f"{name} contains {', '.join(chemical_symbols[z] for z in unknown)}, but the model "
+                f"was fitted with {', '.join(chemical_symbols[z] for z in self.species)} only. "
+                "Fit again with structures that contain the missing species."
+            )
+        return as_int(np.searchsorted(self.species, numbers_n))
+
+    def evaluate(self, numbers_n: Int, pairs: Pairs, name: str = "the structure") -> Evaluation:
+        """Energy, forces and strain derivative.
+
+        Parameters
+        ----------
+        numbers_n : Int
+            Atomic numbers.
+        pairs : Pairs
+            Neighbours within ``cutoff``.
+        name : str
+            What to call the structure in an error.
+
+        Returns
+        -------
+        Evaluation
+            Of the posterior mean, with the baseline.
+
+        Raises
+        ------
+        ValueError
+            If a species is not known.
+        """
+        system = System(self.species_of(numbers_n, name), pairs)
+        energies_n = self._baseline.energies_of(numbers_n)
+        gradient_pc = np.zeros((len(pairs.i_p), 3))
+        for z, centres_b in species_blocks(system.species_n, len(self.species), _BLOCK):
+            V_jq, alpha_e = self._collapsed[z]
+            if len(alpha_e) == 0:
+                continue
+            x_bq, state = self._descriptor.features(system, centres_b)
+            products_bj = x_bq @ V_jq.T  # (b, 2 e)
+            energies_n[centres_b] += _local_energies(products_bj, alpha_e, self._zeta)
+            self._descriptor.vjp(system, centres_b, state, products_bj @ V_jq, gradient_pc)
+        forces_nc, strain_cd = _collect(gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, len(numbers_n))
+        return Evaluation(energies_n, forces_nc, strain_cd)
+
+    def energy_std(self, numbers_n: Int, pairs: Pairs, name: str = "the structure") -> float:
+        """Posterior standard deviation of the total energy (epistemic: without label noise).
+
+        Parameters
+        ----------
+        numbers_n : Int
+            Atomic numbers.
+        pairs : Pairs
+            Neighbours within ``cutoff``.
+        name : str
+            What to call the structure in an error.
+
+        Returns
+        -------
+        float
+            eV.
+
+        Raises
+        ------
+        ValueError
+            If a species is not known.
+        """
+        system = System(self.species_of(numbers_n, name), pairs)
+        rows = structure_rows(
+            self._descriptor, self._inducing, self._zeta, system, gradients=False
+        )
+        prior = 0.0
+        for z in range(len(self.species)):
+            blocks = species_blocks(system.species_n, len(self.species), 2048)
+            blocks = [c for zz, c in blocks if zz == z]
+            x_blocks = [self._descriptor.features(system, c)[0] for c in blocks]
+            for a, x_bq in enumerate(x_blocks):
+                prior += K_bb(x_bq, self._zeta).sum()
+                for y_bq in x_blocks[a + 1 :]:
+                    prior += 2.0 * np.sum((x_bq @ y_bq.T) ** self._zeta)
+        if self._posterior is None:
+            self._posterior = self._solve()
+        variance = self._posterior.variance(np.array([prior]), rows.energy_m[None, :])
+        return float(np.sqrt(variance[0]))
+
+
+@njit
+def _local_energies(products_bj, alpha_e, zeta):
+    """Local energies; ``products_bj`` becomes d eps_b / d products, ready for the adjoint."""
+    n_block = products_bj.shape[0]
+    n_e = alpha_e.shape[0]
+    energies_b = np.empty(n_block)
+    for b in range(n_block):
+        total = 0.0
+        for e in range(n_e):
+            along = products_bj[b, n_e + e]
+            value, first, second = power_kernel_scalar(products_bj[b, e], zeta)
+            total += alpha_e[e] * value + first * along
+            products_bj[b, e] = alpha_e[e] * first + second * along
+            products_bj[b, n_e + e] = first
+        energies_b[b] = total
+    return energies_b
+
+
+@njit
+def _collect(gradient_pc, i_p, j_p, D_pc, n_atoms):
+    """Forces and strain derivative from dE/dD of the pairs, in a fixed order."""
+    forces_nc = np.zeros((n_atoms, 3))
+    strain_cd = np.zeros((3, 3))
+    for p in range(i_p.shape[0]):
+        for c in range(3):
+            forces_nc[i_p[p], c] += gradient_pc[p, c]
+            forces_nc[j_p[p], c] -= gradient_pc[p, c]
+            for d in range(3):
+                strain_cd[c, d] += gradient_pc[p, c] * D_pc[p, d]
+    return forces_nc, 0.5 * (strain_cd + strain_cd.T)

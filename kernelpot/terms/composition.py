@@ -1,0 +1,223 @@
+"""The baseline energy of each species, taken off the labels before anything is learned."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from kernelpot.conventions import Float, Int, Settings, as_int
+from kernelpot.data import Structure
+from kernelpot.data_checks import DataError
+from kernelpot.neighbours import find_pairs
+
+__all__ = ["CompositionBaseline", "fit_composition"]
+
+log = logging.getLogger("kernelpot")
+
+_SPREAD = 0.01  # eV; isolated atoms of one species further apart than this are worth a word
+
+
+@dataclass(frozen=True)
+class CompositionBaseline:
+    """An energy for each species, which the composition alone decides.
+
+    Parameters
+    ----------
+    numbers : tuple[int, ...]
+        Atomic numbers, ascending.
+    energies : tuple[float, ...]
+        eV per atom of each species.
+    kind : str
+        Where they come from: "isolated atoms", "least squares", "isolated atoms, least squares
+        for X, Y" or "none".
+    """
+
+    numbers: tuple[int, ...]
+    energies: tuple[float, ...]
+    kind: str
+
+    def energies_of(self, numbers_n: Int) -> Float:
+        """Baseline energy of each atom.
+
+        Parameters
+        ----------
+        numbers_n : Int
+            Atomic numbers.
+
+        Returns
+        -------
+        Float
+            Shape (n_atoms,), eV.
+
+        Raises
+        ------
+        DataError
+            If an element is none of the baseline's.
+        """
+        numbers_n = as_int(numbers_n)
+        known = np.asarray(self.numbers, dtype=np.intp)
+        unknown = np.setdiff1d(numbers_n, known)
+        if len(unknown):
+            raise DataError(
+                f"The model knows {_symbols(self.numbers)}, but not {_symbols(unknown)}; fit it "
+                "again with structures of these elements."
+            )
+        return np.asarray(self.energies, dtype=np.float64)[np.searchsorted(known, numbers_n)]
+
+    def energy_of(self, numbers_n: Int) -> float:
+        """Baseline energy of a structure.
+
+        Parameters
+        ----------
+        numbers_n : Int
+            Atomic numbers.
+
+        Returns
+        -------
+        float
+            The sum over its atoms, eV.
+        """
+        return float(self.energies_of(numbers_n).sum())
+
+    def describe(self) -> str:
+        """One line for people.
+
+        Returns
+        -------
+        str
+            Kind and numbers, as in "isolated atoms: H -13.59, C -1029.49 eV".
+        """
+        if self.kind == "none":
+            return "none: no energies are given"
+        values = zip(self.numbers, self.energies, strict=True)
+        return (
+            f"{self.kind}: "
+            + ", ".join(f"{chemical_symbols[z]} {e:.6g}" for z, e in values)
+            + " eV"
+        )
+
+    def to_settings(self) -> Settings:
+        """JSON-ready settings from which `from_settings` makes an equal baseline.
+
+        Returns
+        -------
+        Settings
+            The fields by name.
+        """
+        return {
+            "numbers": [int(z) for z in self.numbers],
+            "energies": [float(e) for e in self.energies],
+            "kind": self.kind,
+        }
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> CompositionBaseline:
+        """Make the baseline that `to_settings` described.
+
+        Parameters
+        ----------
+        settings : Settings
+            The fields by name.
+
+        Returns
+        -------
+        CompositionBaseline
+            Equal to the one described.
+        """
+        return cls(tuple(settings["numbers"]), tuple(settings["energies"]), settings["kind"])
+
+
+def fit_composition(
+    structures: Sequence[Structure], cutoff: float
+) -> tuple[CompositionBaseline, Int]:
+    """Baseline of labelled structures, and which of them are left to learn from.
+
+    Isolated atoms (no neighbour, no image within the cutoff) define it; the species without one
+    get the weighted least-squares energies per atom of the other structures, of minimum norm
+    where compositions do not tell species apart.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        With or without energies.
+    cutoff : float
+        Of the descriptor, angstrom.
+
+    Returns
+    -------
+    tuple[CompositionBaseline, Int]
+        The baseline, and the indices of all structures but the isolated atoms that define it.
+    """
+    isolated = [_is_isolated(s, cutoff) for s in structures]
+    keep = np.flatnonzero(~np.asarray(isolated, dtype=bool)).astype(np.intp)
+    species = np.unique(np.concatenate([s.numbers_n for s in structures]))
+    energies_z = np.zeros(len(species))
+    known_z = np.zeros(len(species), dtype=bool)
+    for z, number in enumerate(species):
+        atoms = [
+            s for s, alone in zip(structures, isolated, strict=True)
+            if alone and s.numbers_n[0] == number
+        ]  # fmt: skip
+        if atoms:
+            energies_z[z], known_z[z] = _isolated_energy(atoms), True
+    labelled = [structures[i] for i in keep if np.isfinite(structures[i].energy)]
+    if labelled and not known_z.all():
+        energies_z[~known_z] = _least_squares(labelled, species, energies_z, known_z)
+    baseline = CompositionBaseline(
+        tuple(int(z) for z in species),
+        tuple(float(e) for e in energies_z),
+        _kind(species, known_z, bool(labelled)),
+    )
+    log.info("Baseline from %s", baseline.describe())
+    return baseline, keep
+
+
+def _is_isolated(structure: Structure, cutoff: float) -> bool:
+    """Whether this is one atom with an energy that the descriptor sees alone."""
+    if structure.n_atoms != 1 or not np.isfinite(structure.energy):
+        return False
+    pairs = find_pairs(structure.positions_nc, structure.cell_cc, structure.pbc_c, cutoff)
+    return len(pairs.r_p) == 0
+
+
+def _isolated_energy(atoms: Sequence[Structure]) -> float:
+    energy_s = np.array([s.energy for s in atoms])
+    if np.ptp(energy_s) > _SPREAD:
+        low, high = atoms[int(np.argmin(energy_s))], atoms[int(np.argmax(energy_s))]
+        log.warning(
+            "Isolated atoms of one species have energies from %.6g eV (%s) to %.6g eV (%s), which "
+            "may be different spin states; the lowest is used.",
+            energy_s.min(), low.name, energy_s.max(), high.name,
+        )  # fmt: skip
+    return float(energy_s.min())
+
+
+def _least_squares(
+    structures: Sequence[Structure], species: Int, energies_z: Float, known_z: np.ndarray
+) -> Float:
+    """Energies of the species that are not known, given those that are."""
+    fraction_sz = np.array([[np.mean(s.numbers_n == z) for z in species] for s in structures])
+    weight_s = 1.0 / np.array([s.sigma_energy for s in structures])
+    weight_s /= weight_s.max()
+    rest_s = np.array([s.energy / s.n_atoms for s in structures])
+    rest_s -= fraction_sz[:, known_z] @ energies_z[known_z]
+    matrix_sz = fraction_sz[:, ~known_z] * weight_s[:, None]
+    return np.linalg.lstsq(matrix_sz, rest_s * weight_s, rcond=None)[0]
+
+
+def _kind(species: Int, known_z: np.ndarray, any_energy: bool) -> str:
+    if known_z.all():
+        return "isolated atoms"
+    if not known_z.any():
+        return "least squares" if any_energy else "none"
+    return f"isolated atoms, least squares for {_symbols(species[~known_z])}"
+
+
+def _symbols(numbers: Sequence[int] | Int) -> str:
+    return ", ".join(
+        chemical_symbols[z] if 0 <= z < len(chemical_symbols) else str(z) for z in numbers
+    )

@@ -1,0 +1,256 @@
+"""The command line, by typer's runner: what it writes, what it says, how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
+from typer.testing import CliRunner
+
+from kernelpot.interfaces import cli
+from kernelpot.potential import load
+
+runner = CliRunner()
+SMALL = ["--cutoff", "4", "--n-max", "4", "--l-max", "3", "--n-environments", "20"]
+SMALL += ["--n-tangents", "4"]
+
+
+def rattled(seed: int) -> Atoms:
+    rng = np.random.default_rng(seed)
+    atoms = bulk("Cu", "fcc", a=3.6, cubic=True)
+    atoms.set_cell(
+        atoms.cell.array @ (np.eye(3) + rng.normal(scale=0.02, size=(3, 3))), scale_atoms=True
+    )
+    atoms.positions += rng.normal(scale=0.1, size=atoms.positions.shape)
+    atoms.calc = EMT()
+    results = {
+        "energy": atoms.get_potential_energy(),
+        "forces": atoms.get_forces(),
+        "stress": atoms.get_stress(),
+    }
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    atoms.info["group"] = "odd" if seed % 2 else "even"
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Training and test structures, and a model fitted to them by the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    write(folder / "train.xyz", [rattled(seed) for seed in range(16)], format="extxyz")
+    write(folder / "test.xyz", [rattled(seed) for seed in range(16, 22)], format="extxyz")
+    write(folder / "start.vasp", bulk("Cu", "fcc", a=3.6, cubic=True), format="vasp")
+    result = call("fit", folder / "train.xyz", "-o", folder / "cu.kpot", *SMALL)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def call(*arguments: object):
+    return runner.invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def fails_with(*arguments: object, code: int = 2) -> str:
+    """The one line that an error leaves."""
+    result = call(*arguments)
+    assert result.exit_code == code, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("kernelpot: ")
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def test_help_names_the_commands_and_is_quick():
+    result = call("--help")
+    assert result.exit_code == 0
+    for command in ("demo", "fit", "evaluate", "md", "info"):
+        assert command in result.stdout
+
+
+def test_the_module_of_the_command_line_imports_nothing_heavy():
+    # kernelpot itself may import what it likes; the commands must not add to it.
+    code = (
+        "import sys, types; package = types.ModuleType('kernelpot');"
+        f"package.__path__ = [{str(Path(cli.__file__).parents[1])!r}];"
+        "sys.modules['kernelpot'] = package; import kernelpot.interfaces.cli;"
+        "heavy = {'numpy', 'ase', 'numba', 'sklearn', 'matplotlib', 'pydantic', 'dscribe'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_fit_says_what_it_chose(folder):
+    result = call(
+        "fit", folder / "train.xyz", "-o", folder / "again.kpot", "--test", folder / "test.xyz",
+        "--plot", folder / "plots", "--sigma-forces", "0.02", "--seed", "3", *SMALL,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    for words in ("Soap(cutoff=4.0, n_max=4, l_max=3)", "20 environments", "forces 0.02 eV/A",
+                  "baseline", "16 structures", "training MAE", "Errors on the test structures",
+                  "even", "odd", "parity.png", "Saved"):  # fmt: skip
+        assert words in result.stdout
+    assert (folder / "plots" / "parity.png").stat().st_size > 10_000
+    model = load(folder / "again.kpot")
+    assert (model.sigma_forces, model.random_state, model.n_environments) == (0.02, 3, 20)
+
+
+def test_fit_from_settings(folder):
+    (folder / "fit.toml").write_text(
+        f'[data]\ntrain = "{folder / "train.xyz"}"\nindex = "::2"\n'
+        "[descriptor]\ncutoff = 4.0\nn_max = 4\nl_max = 3\n"
+        "[model]\nn_environments = 10\nn_tangents = 3\n"
+        f'[output]\nmodel = "{folder / "toml.kpot"}"\n'
+    )
+    result = call("fit", folder / "fit.toml", "--n-tangents", "2")
+    assert result.exit_code == 0, result.output
+    assert "8 structures" in result.stdout
+    model = load(folder / "toml.kpot")
+    assert (model.n_environments, model.n_tangents) == (10, 2)
+
+
+def test_fit_prints_an_example(folder):
+    result = call("fit", "--example")
+    assert result.exit_code == 0
+    (folder / "example.toml").write_text(result.stdout)
+    assert "train.xyz" in fails_with("fit", folder / "example.toml", "-o", folder / "e.kpot")
+
+
+def test_fit_with_labels_under_other_names(folder):
+    images = read(folder / "train.xyz", ":")
+    for atoms in images:
+        atoms.info["REF_energy"] = atoms.get_potential_energy()
+        atoms.arrays["REF_forces"] = atoms.get_forces()
+        atoms.calc = None
+    write(folder / "named.xyz", images, format="extxyz")
+    target = folder / "named.kpot"
+    assert "REF_energy" in fails_with("fit", folder / "named.xyz", "-o", target, *SMALL)
+    assert not target.exists()
+    keys = ("--energy-key", "REF_energy", "--forces-key", "REF_forces")
+    result = call("fit", folder / "named.xyz", "-o", target, *keys, *SMALL)
+    assert result.exit_code == 0, result.output
+    result = call("evaluate", target, folder / "named.xyz")  # the model remembers the names
+    assert result.exit_code == 0, result.output
+
+
+def test_fit_refuses_before_the_work(folder):
+    before = (folder / "cu.kpot").read_bytes()
+    line = fails_with("fit", folder / "train.xyz", "-o", folder / "cu.kpot", *SMALL)
+    assert "exists: --force overwrites it" in line
+    assert (folder / "cu.kpot").read_bytes() == before
+    line = fails_with("fit", folder / "train.xyz", "-o", folder / "no" / "x.kpot")
+    assert "the folder of" in line
+    target = folder / "never.kpot"
+    assert "There is no file" in fails_with("fit", folder / "trian.xyz", "-o", target)
+    line = fails_with("fit", folder / "train.xyz", "-o", target, "--zeta", 0)
+    assert "[model] zeta: 0 was given" in line
+    line = fails_with("fit", folder / "train.xyz", "-o", target, "--selector", "best")
+    assert "'best' was given; allowed: 'fps'" in line
+    assert "name what to fit" in fails_with("fit")
+    assert not target.exists()
+
+
+def test_ctrl_c_leaves_nothing_behind(folder, monkeypatch):
+    from kernelpot.potential import KernelPotential
+
+    def interrupted(self, images):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(KernelPotential, "fit", interrupted)
+    line = fails_with("fit", folder / "train.xyz", "-o", folder / "cut.kpot", code=130)
+    assert line == "kernelpot: interrupted; no model was written"
+    assert not list(folder.glob("cut.kpot*"))
+
+
+def test_debug_shows_the_error_itself(folder):
+    result = call("info", folder / "train.xyz", "--debug")
+    assert isinstance(result.exception, ValueError)
+    assert "kernelpot: " in fails_with("info", folder / "train.xyz")
+
+
+def test_evaluate(folder):
+    result = call(
+        "evaluate", folder / "cu.kpot", folder / "test.xyz", "--by-group",
+        "--plot", folder / "figures", "--train", folder / "train.xyz",
+        "--csv", folder / "errors.csv", "--json", folder / "errors.json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    rows = json.loads((folder / "errors.json").read_text())
+    assert {row["group"] for row in rows} == {"all", "even", "odd"}
+    forces = next(row for row in rows if row["kind"] == "forces" and row["group"] == "all")
+    model, images = load(folder / "cu.kpot"), read(folder / "test.xyz", ":")
+    errors = [
+        np.abs(ours - atoms.get_forces()).ravel()
+        for ours, atoms in zip(model.predict(images).forces, images, strict=True)
+    ]
+    assert forces["mae"] == pytest.approx(1e3 * np.concatenate(errors).mean())
+    assert (folder / "errors.csv").read_text().count("\n") == 1 + len(rows)
+    for name in ("parity.png", "learning_curve.png"):
+        assert (folder / "figures" / name).stat().st_size > 10_000
+    assert "16 training structures: MAE energy" in result.stdout
+
+
+def test_md_writes_a_trajectory_and_resumes(folder):
+    arguments = (
+        "md", folder / "cu.kpot", folder / "start.vasp", "-o", folder / "traj.extxyz",
+        "--steps", 20, "--timestep", 2, "--log-interval", 5, "--supercell", "2x1x1",
+        "--temperature", 400, "--ensemble", "nvt",
+    )  # fmt: skip
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "Molecular dynamics, NVT: 8 atoms, 20 steps of 2 fs" in result.stdout
+    assert "Conserved energy:" in result.stdout
+    assert len(read(folder / "traj.extxyz", ":")) == 5
+    assert "exists" in fails_with(*arguments)
+    result = call(*arguments, "--resume")
+    assert result.exit_code == 0, result.output
+    frames = read(folder / "traj.extxyz", ":")
+    assert [atoms.info["kernelpot_step"] for atoms in frames] == list(range(0, 41, 5))
+    assert "ensemble" in call(*arguments, "--ensemble", "nvq").output
+
+
+def test_md_npt_and_its_errors(folder):
+    molecule = Atoms("Cu2", positions=[[0, 0, 0], [0, 0, 2.3]])
+    write(folder / "dimer.xyz", molecule)
+    target = folder / "npt.extxyz"
+    arguments = ("md", folder / "cu.kpot", folder / "start.vasp", "-o", target, "--steps", 5)
+    result = call(*arguments, "--ensemble", "npt", "--pressure", 1, "--supercell", 2)
+    assert result.exit_code == 0, result.output
+    assert "npt needs a cell" in fails_with(
+        "md", folder / "cu.kpot", folder / "dimer.xyz", "-o", folder / "d.extxyz",
+        "--ensemble", "npt",
+    )  # fmt: skip
+    assert "not three whole numbers" in fails_with(*arguments, "--force", "--supercell", "2x2")
+    write(folder / "gold.vasp", bulk("Au", cubic=True), format="vasp")
+    line = fails_with("md", folder / "cu.kpot", folder / "gold.vasp", "-o", folder / "a.extxyz")
+    assert "contains Au, but the model was fitted with Cu only" in line
+
+
+def test_info(folder):
+    result = call("info", folder / "cu.kpot")
+    assert result.exit_code == 0, result.output
+    for words in ("cu.kpot (", "species", "Cu", "20 environments (fps)", "zeta 4", "sha256",
+                  "numpy", "log evidence", "16 structures, 64 atoms"):  # fmt: skip
+        assert words in result.stdout
+    assert "nothing.kpot" in fails_with("info", folder / "nothing.kpot")
+
+
+def test_demo(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "_DEMO_MODEL", {"n_environments": 8, "n_tangents": 2})
+    monkeypatch.setattr(cli, "_DEMO_STEPS", 10)
+    target = tmp_path / "si.kpot"
+    result = call("demo", "-o", target)
+    assert result.exit_code == 0, result.output
+    for words in ("Silicon:", "Errors on the test structures", "64 atoms, 10 steps", "Next:"):
+        assert words in result.stdout
+    assert load(target).species_ == (14,)
+    assert "exists" in fails_with("demo", "-o", target)

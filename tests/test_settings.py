@@ -1,0 +1,149 @@
+"""Settings of ``kernelpot fit``: defaults from the signatures, errors that name the key."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from kernelpot.descriptors import Soap
+from kernelpot.interfaces import settings as module
+from kernelpot.interfaces.settings import (
+    SettingsError,
+    check_settings,
+    combine,
+    example,
+    make_model,
+    read_toml,
+)
+from kernelpot.potential import KernelPotential
+
+LEAST = {"data": {"train": "train.xyz"}}
+
+
+def message_of(raw: dict) -> str:
+    with pytest.raises(SettingsError) as caught:
+        check_settings(raw)
+    return str(caught.value)
+
+
+def test_every_parameter_of_the_classes_has_a_key():
+    of_model = set(inspect.signature(KernelPotential).parameters)
+    assert set(module._MODEL) | set(module._ELSEWHERE) == of_model
+    assert set(module._DESCRIPTOR) == set(inspect.signature(Soap).parameters)
+
+
+def test_defaults_are_those_of_the_classes():
+    model = make_model(check_settings(LEAST))
+    assert model.get_params(deep=False) == {
+        **KernelPotential().get_params(deep=False),
+        "descriptor": Soap(cutoff=5.0),
+    }
+
+
+def test_the_example_is_valid_and_says_the_defaults(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text(example(), encoding="utf-8")
+    said, silent = check_settings(read_toml(path)), check_settings(LEAST)
+    assert (said.data, said.output) == (silent.data, silent.output)
+    assert make_model(said).get_params(deep=False) == make_model(silent).get_params(deep=False)
+    text = example()
+    for section in ("[data]", "[descriptor]", "[model]", "[output]"):
+        assert f"\n{section}\n" in text
+    for key in (*module._MODEL, *module._DESCRIPTOR, "virial_key", "test"):
+        assert f"\n{key} = " in text or f"\n# {key} =" in text
+
+
+def test_values_reach_the_model():
+    raw = {
+        "data": {"train": ["a.xyz", "b.xyz"], "energy_key": "REF_energy"},
+        "descriptor": {
+            "cutoff": 4,
+            "smoothing": {"name": "SmoothBump", "width": 2.0},
+            "scaling": "none",
+            "species_weights": {"H": 0.5, "8": 1.0},
+        },
+        "model": {
+            "sigma_forces": {"pbe": 0.05, "default": 0.1},
+            "n_environments": {"H": 20, "O": 10},
+        },
+    }
+    settings = check_settings(raw)
+    model = make_model(settings)
+    assert settings.data.train == ["a.xyz", "b.xyz"]
+    assert model.energy_key == "REF_energy"
+    assert model.descriptor.cutoff == 4.0
+    assert repr(model.descriptor.smoothing) == "SmoothBump(width=2.0)"
+    assert model.descriptor.scaling is None
+    assert model.descriptor.species_weights == {"H": 0.5, 8: 1.0}
+    assert model.sigma_forces == {"pbe": 0.05, "default": 0.1}
+    assert model.n_environments == {"H": 20, "O": 10}
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        ("model", "zeta", "four", ["[model] zeta: 'four' was given; allowed: a valid integer"]),
+        ("model", "zeta", 0, ["[model] zeta: 0 was given", "greater than or equal to 1"]),
+        ("model", "sigma_forces", -0.1, ["sigma_forces: -0.1 was given", "greater than 0"]),
+        ("model", "sigma_forces", {"pbe": 0.0}, ["sigma_forces", "pbe: greater than 0"]),
+        ("model", "selector", "fsp", ["selector: 'fsp' was given; allowed: 'fps', 'cur'"]),
+        ("model", "n_tangents", 2.5, ["n_tangents: 2.5 was given"]),
+        ("model", "n_environment", 5, ["no such key; the nearest is n_environments"]),
+        ("model", "cutoff", 5.0, ["[model] cutoff: there is no such key", "under [descriptor]"]),
+        ("model", "xyzzy", 1, ["there are zeta, delta, n_environments"]),
+        ("descriptor", "n-max", 8, ["[descriptor] n-max", "the nearest is n_max"]),
+        ("descriptor", "cutoff", "5 A", ["cutoff: '5 A' was given", "a valid number"]),
+        ("descriptor", "basis", "sto", ["basis: 'sto' was given; allowed: 'gto' or 'polynomial'"]),
+        ("descriptor", "smoothing", "cosine", ["smoothing: 'cosine'", "a valid dictionary"]),
+        ("descriptor", "smoothing", {"name": "Cosine"}, ["must be one of", "got 'Cosine'"]),
+        ("descriptor", "smoothing", {"name": "ShiftedCosine", "wide": 1}, ["[descriptor]", "wide"]),
+        ("descriptor", "cutoff", 0.5, ["[descriptor] Soap", "cutoff above 1 A"]),
+        ("data", "trian", "x.xyz", ["[data] trian", "the nearest is train"]),
+        ("data", "index", 5, ["[data] index: 5 was given; allowed: a valid string"]),
+        ("output", "force", "yes", ["[output] force: 'yes' was given; allowed: a valid boolean"]),
+    ],
+)
+def test_an_error_names_the_key_what_was_given_and_what_is_allowed(section, key, value, words):
+    raw = {"data": {"train": "train.xyz"}}
+    raw[section] = {**raw.get(section, {}), key: value}
+    message = message_of(raw)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_errors_of_sections():
+    assert message_of({}) == "[data] is missing; needed is at least data.train"
+    assert message_of({"data": {}}).startswith("[data] train: missing; needed are files of")
+    assert "the nearest is [model]" in message_of({**LEAST, "modell": {"zeta": 4}})
+    assert "put it under [descriptor]" in message_of({**LEAST, "cutoff": 5.0})
+    assert "model: 3 was given; allowed: a section [model]" in message_of({**LEAST, "model": 3})
+    assert "there are data, descriptor, model, output" in message_of({**LEAST, "zzz": {}})
+
+
+def test_all_faults_are_reported_at_once():
+    message = message_of({**LEAST, "model": {"zeta": 0, "delta": -1.0}, "output": {"modle": "x"}})
+    assert [line.split(":")[0] for line in message.splitlines()] == [
+        "[model] zeta", "[model] delta", "[output] modle",
+    ]  # fmt: skip
+
+
+def test_toml_errors_have_their_line(tmp_path):
+    path = tmp_path / "broken.toml"
+    path.write_text("[data]\ntrain = train.xyz\n")
+    with pytest.raises(SettingsError, match=r"broken.toml is not valid TOML: .*line 2"):
+        read_toml(path)
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text('[data]\ntrain = "a.xyz"\n[model]\nzeta = 3\nn_tangents = 5\n')
+    given = {"model": {"zeta": 2, "delta": None}, "data": {"test": "b.xyz"}, "output": {}}
+    assert combine(path, given) == {
+        "data": {"train": "a.xyz", "test": "b.xyz"},
+        "model": {"zeta": 2, "n_tangents": 5},
+    }
+    assert combine("c.xyz", {})["data"] == {"train": "c.xyz"}
+    with pytest.raises(SettingsError, match="name what to fit"):
+        combine(None, {})
