@@ -22,6 +22,10 @@ _SEARCH_RADIUS = 1.0
 # angstrom; a search out to MIN_DISTANCE itself is 40 to 100 times slower: vesin's cells are as
 # small as the cutoff, and most of them are empty (8 ms against 0.07 ms for an aspirin molecule).
 
+_MAX_EXTENT = 1e4
+# angstrom; no calculation is larger, and vesin 0.6 divides by zero, which ends the process, where
+# a long and thin structure has some 1e5 cutoffs from end to end.
+
 _MIN_SINE = 1e-4  # cell vectors flatter than this against each other enclose no volume
 
 _UNITS = {
@@ -84,8 +88,9 @@ def check_geometry(positions_nc: Float, cell_cc: Float, pbc_c: np.ndarray, name:
     Raises
     ------
     DataError
-        If a number is not finite, a periodic direction has no usable cell vector, or two
-        atoms (or periodic images) are nearer than ``conventions.MIN_DISTANCE``.
+        If a number is not finite, a periodic direction has no usable cell vector, the
+        structure is too large to be one, or two atoms (or periodic images) are nearer than
+        ``conventions.MIN_DISTANCE``.
     """
     finite_n = np.isfinite(positions_nc).all(axis=1)
     if not finite_n.all():
@@ -100,6 +105,12 @@ def check_geometry(positions_nc: Float, cell_cc: Float, pbc_c: np.ndarray, name:
             "leave the structure out."
         )
     _check_cell(cell_cc, pbc_c, name)
+    extent = max(np.ptp(positions_nc, axis=0).max(), np.abs(cell_cc[pbc_c]).max(initial=0.0))
+    if extent > _MAX_EXTENT:
+        raise DataError(
+            f"{name} is {extent:.3g} A large, more than {_MAX_EXTENT:g} A. Look for an atom that "
+            "flew away, positions that were never wrapped, or lengths in another unit."
+        )
     pairs = find_pairs(positions_nc, cell_cc, pbc_c, _SEARCH_RADIUS)
     if np.min(pairs.r_p, initial=np.inf) < MIN_DISTANCE:
         p = int(np.argmin(pairs.r_p))

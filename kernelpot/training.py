@@ -380,18 +380,23 @@ def _check_stress(triangles: dict[str, Triangle], whitening: Whitening, delta: f
     rows holds the correlation of predicted with labelled stress: (R a) . z / (|R a| |z|), and the
     factor between them.
     """
-    others = [t for kind, t in triangles.items() if kind != "stress" and t.n_rows]
-    stress = triangles["stress"]
-    if stress.n_rows < 6 or not others:
+    stress, forces = triangles["stress"], triangles["forces"]
+    if stress.n_rows < 6 or forces.n_rows == 0:
         return
-    predicted = stress.R[:, :-1] @ posterior(others, whitening, delta).weights()
+    others = [triangles["energy"], forces]
+    weights_m = posterior(others, whitening, delta).weights()
+    # A fit that does not even explain its own forces has no say about stresses.
+    unexplained = np.linalg.norm(forces.R[:, :-1] @ weights_m - forces.R[:, -1])
+    if unexplained > 0.5 * np.linalg.norm(forces.R[:, -1]):
+        return
+    predicted = stress.R[:, :-1] @ weights_m
     label = stress.R[:, -1]
     norms = float(np.linalg.norm(predicted) * np.linalg.norm(label))
     if norms == 0.0:
         return
     correlation = float(predicted @ label) / norms
     factor = float(predicted @ label) / float(predicted @ predicted)
-    if correlation < -0.5:
+    if correlation < -0.7:
         warnings.warn(
             "the stress labels run against the strain derivative of a fit to energies and forces "
             f"(correlation {correlation:.2f}, factor {factor:.2g}): their sign is probably that of "
@@ -400,7 +405,7 @@ def _check_stress(triangles: dict[str, Triangle], whitening: Whitening, delta: f
             DataWarning,
             stacklevel=4,
         )
-    elif correlation > 0.5 and not 0.2 < factor < 5.0:
+    elif correlation > 0.7 and not 0.2 < factor < 5.0:
         warnings.warn(
             f"the stress labels are {factor:.3g} times the strain derivative of a fit to energies "
             "and forces: they are probably not in eV/A^3 (1 eV/A^3 = 160.22 GPa = 1602.2 kbar), or "

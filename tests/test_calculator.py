@@ -359,6 +359,8 @@ def test_dynamics_errors(model):
         run(atoms, "nve", **{**fine, "timestep": 0.0})
     with pytest.raises(ValueError, match="steps and log_interval"):
         run(atoms, "nve", **{**fine, "steps": 0})
+    with pytest.raises(ValueError, match="temperature must not be negative"):
+        thermalise(atoms, -1.0, seed=0)
     with pytest.raises(ValueError, match="temperature must be positive"):
         run(atoms, "nvt", **{**fine, "temperature": 0.0})
 

@@ -156,6 +156,8 @@ def test_fit_refuses_before_the_work(folder):
     line = fails_with("fit", folder / "train.xyz", "-o", target, "--selector", "best")
     assert "'best' was given; allowed: 'fps'" in line
     assert "name what to fit" in fails_with("fit")
+    line = fails_with("fit", folder / "train.xyz", "-o", target, "--plot", folder / "figures")
+    assert "give --test" in line
     assert not target.exists()
 
 

@@ -405,6 +405,8 @@ def broken(**changes):
         (broken(cell=[0.0, 0.0, 0.0]), "cell vector 0.*pbc to False"),
         (broken(cell=[[5, 0, 0], [0, 5, 0], [5, 5, 0]]), "plane.*no volume"),
         (broken(cell=[[5, 0, 0], [5, 0, 0], [0, 0, 9]], pbc=(1, 1, 0)), "line.*no volume"),
+        (broken(positions=(1e6, 0.0, 0.0), pbc=False), r"is 1e\+06 A large"),
+        (broken(cell=[1e5, 5.43, 5.43]), r"is 1e\+05 A large"),
         (broken(numbers=0), "atom 3 has atomic number 0"),
         (broken(numbers=-1), "atom 3 has atomic number -1"),
     ],

@@ -326,7 +326,7 @@ def _energy(frame: Frame, atoms: Atoms) -> float:
 
 
 def check(frames: list[Frame]) -> None:
-    """Print finite-difference and convergence figures for three cells.
+    """Print finite-difference and convergence figures for two cells.
 
     Parameters
     ----------
@@ -334,12 +334,11 @@ def check(frames: list[Frame]) -> None:
         What `build_frames` returns.
     """
     by_group = {group: [f for f in frames if f.atoms.info["group"] == group] for group in GROUPS}
-    chosen = (by_group["diamond-rattled"][10], by_group["beta-tin"][6], by_group["vacancy"][2])
-    for frame in chosen:
+    for frame in (by_group["diamond-rattled"][13], by_group["beta-tin"][6]):
         group, n_atoms = frame.atoms.info["group"], len(frame.atoms)
         labelled = label(frame)
         step = 0.01
-        for n, c in ((0, 0), (1, 1), (n_atoms - 1, 2)):
+        for n, c in ((0, 0), (1, 2)):
             energies = []
             for sign in (1, -1):
                 atoms = frame.atoms.copy()
@@ -348,8 +347,7 @@ def check(frames: list[Frame]) -> None:
             numeric = -(energies[0] - energies[1]) / (2 * step)
             error = 1e3 * (labelled.get_forces()[n, c] - numeric)
             print(f"{group} {n_atoms}: force {numeric:.4f} eV/A, error {error:.2f} meV/A")
-        step = 0.01
-        for voigt, (c, d) in ((0, (0, 0)), (2, (2, 2)), (5, (0, 1))):
+        for voigt, (c, d) in ((0, (0, 0)), (5, (0, 1))):
             energies = []
             for sign in (1, -1):
                 atoms = frame.atoms.copy()
@@ -362,7 +360,8 @@ def check(frames: list[Frame]) -> None:
             found = labelled.get_stress()[voigt]
             print(
                 f"{group} {n_atoms}: stress[{voigt}] {numeric / units.GPa:.3f} GPa,"
-                f" error {(found - numeric) / units.GPa:.3f} GPa"
+                f" error {(found - numeric) / units.GPa:.3f} GPa",
+                flush=True,
             )
         double = tuple(2 * k for k in frame.kpts)
         for name, change in (("ecut 500 eV", {"ecut": 500.0}), ("kpts doubled", {"kpts": double})):

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from kernelpot.conventions import Float, Int, System, as_float, as_int
-from kernelpot.descriptors import _soap_dscribe, _soap_numba, radial
+from kernelpot.descriptors import _soap_dscribe, _soap_gradients, _soap_numba, radial
+from kernelpot.descriptors import basis as radial_basis
 from kernelpot.descriptors._harmonics import harmonics
 from kernelpot.descriptors.radial import Scaling, Smoothing
 
@@ -90,15 +91,17 @@ class BoundSoap:
             alpha_ln, beta_lnk = _soap_dscribe.gto_basis(cutoff, n_max, l_max)
 
             def functions(r_p: Float) -> Float:
-                return radial.gto_functions(alpha_ln, beta_lnk, sigma, r_p)
+                return radial_basis.gto_functions(alpha_ln, beta_lnk, sigma, r_p)
         else:
             nodes_x, basis_nx = _soap_dscribe.polynomial_basis(cutoff, n_max)
 
             def functions(r_p: Float) -> Float:
-                return radial.polynomial_functions(nodes_x, basis_nx, cutoff, sigma, l_max, r_p)
+                return radial_basis.polynomial_functions(
+                    nodes_x, basis_nx, cutoff, sigma, l_max, r_p
+                )
 
         n_pad = -(-n_max // 4) * 4
-        table = radial.tabulate(functions, self.cutoff, n_pad)
+        table = radial_basis.tabulate(functions, self.cutoff, n_pad)
         channel_z, n_channels, blocks, sizes = _layout(compression, len(species), n_max, l_max)
         # A real spherical harmonic of degree 0 is 1 / sqrt(4 pi).
         self_n = table.values[0, 0, :n_pad] * (w0 / np.sqrt(4.0 * np.pi))
@@ -191,9 +194,7 @@ class BoundSoap:
         x_bq, state = self.features(system, centres_b)
         return x_bq * state.norm_b[:, None]
 
-    def vjp(
-        self, system: System, centres_b: Int, state: State, g_bq: Float, out_pc: Float
-    ) -> None:
+    def vjp(self, system: System, centres_b: Int, state: State, g_bq: Float, out_pc: Float) -> None:
         """Write ``sum_q g_bq dx_bq/dD_pc`` into the rows that are pairs of the centres.
 
         Parameters
@@ -210,8 +211,15 @@ class BoundSoap:
             Shape (n_pairs, 3), of all pairs of the system; rows of other centres are not touched.
         """
         pairs = system.pairs
-        _soap_numba.vjp(
-            self._plan, self._harmonics, system.species_n, pairs.j_p, pairs.D_pc, *state, as_float(g_bq), out_pc
+        _soap_gradients.vjp(
+            self._plan,
+            self._harmonics,
+            system.species_n,
+            pairs.j_p,
+            pairs.D_pc,
+            *state,
+            as_float(g_bq),
+            out_pc,
         )
 
     def jacobian(self, system: System, centres_b: Int) -> tuple[Float, Float]:
@@ -233,7 +241,7 @@ class BoundSoap:
         x_bq, state = self.features(system, centres_b)
         J_pcq = np.empty((int(state.hoods.offset_b[-1]), 3, self.n_features))
         pairs = system.pairs
-        _soap_numba.jacobian(
+        _soap_gradients.jacobian(
             self._plan, self._harmonics, system.species_n, pairs.j_p, pairs.D_pc, *state, J_pcq
         )
         return x_bq, J_pcq

@@ -1,28 +1,20 @@
-"""Functions of the distance: the weight of a neighbour, and the radial basis.
+"""The weight of a neighbour by its distance: smoothing times scaling, with derivatives.
 
-The density coefficients are ``c_nlm = sum_j w(r_j) f_nl(r_j) S_lm(D_j)`` with real solid
-harmonics S (they carry r^l) and
-
-- a weight ``w = smoothing x scaling``, evaluated analytically per pair, so that its kinks
-  (where a cosine cutoff begins, say) never meet an interpolation;
-- a radial function f_nl, the same for every pair, tabulated once with its first two
-  derivatives. The table is read by quintic Hermite interpolation, which is twice
-  continuously differentiable, and the derivative used in forces is the derivative of the
-  interpolant: forces are the gradient of the energy to rounding, whatever the step.
-
-Every function of r comes with its derivative, in one method.
+Evaluated analytically per pair, so that its kinks (where a cosine cutoff begins, say) never meet
+the interpolation of the radial basis. Every function of r comes with its derivative, in one
+method; ``SMOOTHINGS`` and ``SCALINGS`` list them all.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from scipy.special import expit, ive
+from scipy.special import expit
 
-from kernelpot.conventions import Float, as_float
+from kernelpot.conventions import Float
 
 __all__ = [
     "SCALINGS",
@@ -30,16 +22,12 @@ __all__ = [
     "DscribeExp",
     "DscribePoly",
     "DscribePow",
-    "RadialTable",
     "Scaling",
     "ShiftedCosine",
     "SmoothBump",
     "Smoothing",
     "Willatt",
     "from_weighting",
-    "gto_functions",
-    "polynomial_functions",
-    "tabulate",
     "weight_and_derivative",
 ]
 
@@ -220,7 +208,8 @@ class DscribePow:
         w_p = self.c / (self.d + x_p**self.m)
         if self.m == 0.0 or self.c == 0.0:
             return w_p, np.zeros_like(w_p)
-        return w_p, -w_p * w_p / self.c * self.m * x_p ** (self.m - 1.0) / self.r0
+        with np.errstate(divide="ignore"):  # m < 1 has no slope at r = 0
+            return w_p, -w_p * w_p / self.c * self.m * x_p ** (self.m - 1.0) / self.r0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,15 +258,17 @@ class Willatt:
     radius : float | None
         Distance of weight one half, angstrom; half the cutoff where None.
     exponent : float
-        Steepness, above 0.
+        Steepness, at least 1.
     """
 
     radius: float | None = None
     exponent: float = 2.0
 
     def check(self, cutoff: float) -> None:
-        """Raise ValueError unless radius and exponent are positive."""
-        _check_positive("Willatt", exponent=self.exponent)
+        """Raise ValueError unless radius > 0 and exponent >= 1."""
+        if not (self.exponent >= 1.0 and math.isfinite(self.exponent)):
+            # Below 1 the slope is infinite at the central atom.
+            raise ValueError(f"Willatt: exponent must be at least 1, got {self.exponent!r}")
         if self.radius is not None:
             _check_positive("Willatt", radius=self.radius)
 
@@ -388,167 +379,3 @@ def weight_and_derivative(
         w_p[beyond_p] = 0.0
         dw_p[beyond_p] = 0.0
     return w_p, dw_p
-
-
-class RadialTable(NamedTuple):
-    """f_nl on a uniform grid from r = 0: rows of (value, derivative x step, second x step^2)."""
-
-    values: Float  # (n_nodes, 3, (l_max + 1) * n_pad), n last
-    step: float  # angstrom
-
-
-def gto_functions(alpha_ln: Float, beta_lnk: Float, sigma: float, r_p: Float) -> Float:
-    """Radial functions of the Gaussian-type-orbital basis, r^l split off, and derivatives.
-
-    The overlap of a Gaussian of width sigma at distance r with ``sum_k beta_lnk r^l
-    exp(-alpha_lk r^2)`` is, with ``eta = 1 / (2 sigma^2)``, ``r^l sum_k beta_lnk
-    (pi/(alpha+eta))^(3/2) (eta/(alpha+eta))^l exp(-alpha eta/(alpha+eta) r^2)``.
-
-    Source: Himanen et al., Comput. Phys. Commun. 247, 106949 (2020).
-
-    Parameters
-    ----------
-    alpha_ln : Float
-        Exponents, 1/angstrom^2, shape (l_max + 1, n_max).
-    beta_lnk : Float
-        Orthonormalisation, shape (l_max + 1, n_max, n_max).
-    sigma : float
-        Width of an atom's Gaussian, angstrom.
-    r_p : Float
-        Distances, angstrom.
-
-    Returns
-    -------
-    Float
-        Shape (3, n_points, l_max + 1, n_max): value, first and second derivative.
-    """
-    eta = 0.5 / sigma**2
-    l_max = len(alpha_ln) - 1
-    s_ln = alpha_ln + eta
-    powers_l = np.arange(l_max + 1)[:, None]
-    b_lnk = beta_lnk * ((np.pi / s_ln) ** 1.5 * (eta / s_ln) ** powers_l)[:, None, :]
-    g_lk = alpha_ln * eta / s_ln
-    r_plk = r_p[:, None, None]
-    e_plk = np.exp(-g_lk * r_plk**2)
-    d1_plk = -2.0 * g_lk * r_plk * e_plk
-    d2_plk = (4.0 * (g_lk * r_plk) ** 2 - 2.0 * g_lk) * e_plk
-    return np.einsum("lnk,dplk->dpln", b_lnk, np.stack([e_plk, d1_plk, d2_plk]), optimize=True)
-
-
-def polynomial_functions(
-    nodes_x: Float, basis_nx: Float, cutoff: float, sigma: float, l_max: int, r_p: Float
-) -> Float:
-    """Radial functions of the polynomial basis, r^l split off, and derivatives.
-
-    ``4 pi int_0^cutoff ds s^2 g_n(s) exp(-eta (r^2 + s^2)) i_l(2 eta r s)`` with dscribe's
-    100 Gauss-Legendre points; i_l is the modified spherical Bessel function. With
-    ``h_l(x) = i_l(x) / x^l`` the derivative is ``h_l' = x h_(l+1)``.
-
-    dscribe finds i_l by upward recursion, which loses digits where its argument is small
-    (of the order of 1e-10 of the power spectrum), and drops ``exp(-eta (r + s)^2)`` for
-    r + s > 5 angstrom, which shows for sigma above 0.7 angstrom. Here both are exact.
-
-    Parameters
-    ----------
-    nodes_x : Float
-        Integration points in (0, cutoff), angstrom.
-    basis_nx : Float
-        Basis functions g_n there.
-    cutoff : float
-        Upper end of the integral, angstrom.
-    sigma : float
-        Width of an atom's Gaussian, angstrom.
-    l_max : int
-        Highest degree.
-    r_p : Float
-        Distances, angstrom.
-
-    Returns
-    -------
-    Float
-        Shape (3, n_points, l_max + 1, n_max): value, first and second derivative.
-    """
-    eta = 0.5 / sigma**2
-    weights_x = 0.5 * cutoff * np.polynomial.legendre.leggauss(len(nodes_x))[1]
-    k_x = 2.0 * eta * nodes_x
-    x_px = r_p[:, None] * k_x
-    gauss_px = np.exp(-eta * (r_p[:, None] - nodes_x) ** 2)
-    basis_nx = 4.0 * np.pi * basis_nx * weights_x * nodes_x**2
-    # Everything below carries exp(-x); gauss_px holds the exp(+x) that belongs to it.
-    h = [_bessel_over_power(ell, x_px) * gauss_px for ell in range(l_max + 3)]
-    out = np.empty((3, len(r_p), l_max + 1, len(basis_nx)))
-    r_px = r_p[:, None]
-    for ell in range(l_max + 1):
-        # F(r) = k^l e^(-eta r^2) h_l(k r), so F' = k^l e^.. (k x h_(l+1) - 2 eta r h_l).
-        a, b, c = h[ell], k_x**2 * r_px * h[ell + 1], k_x**2 * (h[ell + 1] + x_px**2 * h[ell + 2])
-        d = -2.0 * eta * r_px
-        parts = (a, b + d * a, c + 2.0 * d * b + (d * d - 2.0 * eta) * a)
-        for k, part_px in enumerate(parts):
-            out[k, :, ell] = (part_px * k_x**ell) @ basis_nx.T
-    return out
-
-
-def _bessel_over_power(ell: int, x: Float) -> Float:
-    """exp(-x) i_l(x) / x^l, by its series where the quotient would lose digits."""
-    series = np.zeros_like(x)
-    small = np.minimum(x, 2.0)
-    term = np.full_like(x, 1.0 / np.prod(np.arange(1.0, 2 * ell + 2, 2)))
-    for k in range(1, 20):
-        series += term
-        term = term * (0.5 * small * small) / (k * (2 * ell + 2 * k + 1))
-    series *= np.exp(-small)
-    large = np.maximum(x, 2.0)
-    quotient = np.sqrt(0.5 * np.pi / large) * ive(ell + 0.5, large) / large**ell
-    return np.where(x < 2.0, series, quotient)
-
-
-def tabulate(functions: Any, reach: float, n_pad: int, tolerance: float = 4e-12) -> RadialTable:
-    """Tabulate radial functions finely enough for quintic Hermite interpolation.
-
-    Parameters
-    ----------
-    functions : Any
-        Callable; distances (n_points,) in, values and two derivatives of f_nl
-        (3, n_points, l_max + 1, n_max) out.
-    reach : float
-        End of the table, angstrom.
-    n_pad : int
-        Length to which n is padded with zeros.
-    tolerance : float
-        Largest error of ``r^l f_nl(r)``, as a part of its largest value at the same l.
-
-    Returns
-    -------
-    RadialTable
-        The table.
-    """
-    n_nodes, before = 33, np.inf
-    while True:
-        grid_p = np.linspace(0.0, reach, n_nodes)
-        step = grid_p[1]
-        nodes = functions(grid_p)  # (3, n_nodes, l_max + 1, n_max)
-        ratio = _error_between(functions, grid_p, nodes) / tolerance
-        # Many nearly dependent orbitals cancel in f_nl: where rounding is above the tolerance,
-        # a finer grid no longer helps.
-        if ratio <= 1.0 or ratio > 0.5 * before:
-            break
-        before = ratio
-        # The error falls with the sixth power of the step.
-        n_nodes = 1 + math.ceil((n_nodes - 1) * np.clip(1.05 * ratio ** (1 / 6), 1.25, 2.0))
-    values = np.zeros((n_nodes, 3, nodes.shape[2], n_pad))
-    values[..., : nodes.shape[3]] = nodes.transpose(1, 0, 2, 3)
-    values *= step ** np.arange(3)[:, None, None]
-    return RadialTable(as_float(values.reshape(n_nodes, 3, -1)), float(step))
-
-
-def _error_between(functions: Any, grid_p: Float, nodes: Float) -> float:
-    """Largest interpolation error of r^l f_nl(r), relative to its largest value at the same l."""
-    step = grid_p[1]
-    r_p = grid_p[:-1] + 0.5 * step
-    a, b = nodes[:, :-1], nodes[:, 1:]
-    # Quintic Hermite at the middle of an interval, where its error is largest.
-    middle = 0.5 * (a[0] + b[0]) + step * (5 / 32) * (a[1] - b[1]) + step**2 / 64 * (a[2] + b[2])
-    exact = functions(r_p)[0]
-    power = (r_p / grid_p[-1])[:, None, None] ** np.arange(nodes.shape[2])[:, None]
-    error_l = np.abs((middle - exact) * power).max(axis=(0, 2))
-    return float((error_l / np.abs(exact * power).max(axis=(0, 2))).max())

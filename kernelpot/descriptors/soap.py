@@ -309,13 +309,13 @@ class Soap:
                 )
         return {z: float(given[z]) for z in species}
 
-    def bind(self, species: Iterable[int]) -> BoundSoap:
+    def bind(self, species: Iterable[int | str]) -> BoundSoap:
         """Fix the species.
 
         Parameters
         ----------
-        species : Iterable[int]
-            Atomic numbers, in any order.
+        species : Iterable[int | str]
+            Atomic numbers or symbols, in any order.
 
         Returns
         -------
@@ -350,15 +350,15 @@ class Soap:
             weight_z=list(self._species_weights(species).values()),
         )
 
-    def create(self, atoms: Atoms, species: Iterable[int] | None = None) -> Float:
+    def create(self, atoms: Atoms, species: Iterable[int | str] | None = None) -> Float:
         """Power spectra of all atoms of a structure, not normalised, by the chosen engine.
 
         Parameters
         ----------
         atoms : Atoms
             The structure; periodic as its ``pbc`` says.
-        species : Iterable[int] | None
-            Atomic numbers; those of the structure where None.
+        species : Iterable[int | str] | None
+            Atomic numbers or symbols; those of the structure where None.
 
         Returns
         -------
@@ -393,6 +393,11 @@ class Soap:
                 f"Soap: dscribe has neither smoothing={self.smoothing!r} nor "
                 f"scaling={self.scaling!r}; give weighting={{...}}, or set both to None for its "
                 "unweighted density, or take engine='numba'"
+            )
+        if self.basis == "polynomial" and self.compression == "mu2" and self.species_weights:
+            raise ValueError(
+                "Soap: dscribe 2.1.2 mixes up the species weights of mu2 with the polynomial "
+                "basis (its result depends on the order of the atoms); take engine='numba'"
             )
         weights = None if self.species_weights is None else self._species_weights(species)
         return {
@@ -433,7 +438,7 @@ def _number(key: str | int) -> int:
     raise ValueError(f"Soap: {key!r} is neither a chemical symbol nor an atomic number")
 
 
-def _ascending(species: Iterable[int]) -> tuple[int, ...]:
+def _ascending(species: Iterable[int | str]) -> tuple[int, ...]:
     numbers_z = tuple(sorted({_number(key) for key in species}))
     if not numbers_z:
         raise ValueError("Soap: no species; give the atomic numbers of the elements, e.g. (1, 6)")

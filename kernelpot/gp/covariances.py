@@ -104,34 +104,52 @@ def add_gradient_rows(
     ``strain_vm[v, column + m]`` the derivative by the strain component v (Voigt). Threads own
     columns, so the result does not depend on their number.
     """
-    n_environments = first_e.shape[0] - 1
+    n_columns = gradients_rm.shape[1]
     n_block = first_b.shape[0] - 1
-    for e in prange(n_environments):
-        lo = first_e[e]
-        n_own = first_e[e + 1] - lo
-        row = np.empty(n_own)
+    n_e = first_e.shape[0] - 1
+    owner_m = np.empty(n_columns, np.intp)
+    for e in range(n_e):
+        owner_m[first_e[e] : first_e[e + 1]] = first_e[e]
+    # Strips of 512 columns: long enough for vector loops, short enough that a strip of the rows of
+    # all atoms stays in the second-level cache.
+    n_strips = (n_columns + 511) // 512
+    for strip in prange(n_strips):
+        lo = strip * 512
+        width = min(512, n_columns - lo)
+        owner = owner_m[lo : lo + width]
+        # dk/dD = toward_m (J . z_m) + aside_m (J . x_owner)
+        toward, aside = np.empty(width), np.empty(width)
+        grad = np.empty((3, width))
+        strain = np.zeros((6, width))
         for b in range(n_block):
-            _, first, second = power_kernel_scalar(products_bm[b, lo], zeta)
+            for k in range(width):
+                m = lo + k
+                own = owner[k]
+                _, first, second = power_kernel_scalar(products_bm[b, own], zeta)
+                toward[k] = first
+                aside[k] = 0.0 if own == m else second * products_bm[b, m]
             for p in range(first_b[b], first_b[b + 1]):
                 for c in range(3):
-                    toward = gradients_rm[3 * p + c, lo]
-                    row[0] = first * toward
-                    for k in range(1, n_own):
-                        row[k] = (
-                            first * gradients_rm[3 * p + c, lo + k]
-                            + second * toward * products_bm[b, lo + k]
-                        )
-                    i = 3 * i_p[p] + c
-                    j = 3 * j_p[p] + c
-                    for k in range(n_own):
-                        forces_rm[i, column + lo + k] += row[k]
-                        forces_rm[j, column + lo + k] -= row[k]
-                    # Voigt rows that the product (c, d) enters: the mean of (c, d) and (d, c).
-                    for d in range(3):
-                        v = c if c == d else 6 - c - d
-                        share = D_pc[p, d] if c == d else 0.5 * D_pc[p, d]
-                        for k in range(n_own):
-                            strain_vm[v, column + lo + k] += share * row[k]
+                    row = gradients_rm[3 * p + c]
+                    at_i = forces_rm[3 * i_p[p] + c]
+                    at_j = forces_rm[3 * j_p[p] + c]
+                    for k in range(width):
+                        g = toward[k] * row[lo + k] + aside[k] * row[owner[k]]
+                        grad[c, k] = g
+                        at_i[column + lo + k] += g
+                        at_j[column + lo + k] -= g
+                x, y, z = D_pc[p, 0], D_pc[p, 1], D_pc[p, 2]
+                for k in range(width):
+                    gx, gy, gz = grad[0, k], grad[1, k], grad[2, k]
+                    strain[0, k] += x * gx
+                    strain[1, k] += y * gy
+                    strain[2, k] += z * gz
+                    strain[3, k] += 0.5 * (z * gy + y * gz)
+                    strain[4, k] += 0.5 * (z * gx + x * gz)
+                    strain[5, k] += 0.5 * (y * gx + x * gy)
+        for v in range(6):
+            for k in range(width):
+                strain_vm[v, column + lo + k] += strain[v, k]
 
 
 def offsets(counts: list[int]) -> Int:

@@ -150,6 +150,8 @@ def _fit(settings: FitSettings) -> None:
     from kernelpot.interfaces.settings import make_model
 
     target = Path(settings.output.model)
+    if settings.output.plots and not settings.data.test:
+        raise ValueError("a parity figure needs structures to test on: give --test or [data] test")
     _refuse_to_overwrite(target, settings.output.force)
     train = _read(settings.data.train, settings.data.index)
     test = _read(settings.data.test) if settings.data.test else []

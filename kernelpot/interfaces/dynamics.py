@@ -174,11 +174,18 @@ def thermalise(atoms: Atoms, temperature: float, seed: int) -> None:
         In kelvin.
     seed : int
         Seed of the random numbers.
+
+    Raises
+    ------
+    ValueError
+        If the temperature is negative.
     """
+    if not temperature >= 0.0:
+        raise ValueError(f"temperature must not be negative (K), but is {temperature!r}")
     rng = np.random.default_rng(seed)
     width_n = np.sqrt(atoms.get_masses() * units.kB * temperature)
     atoms.set_momenta(width_n[:, None] * rng.standard_normal((len(atoms), 3)))
-    if not atoms.constraints:
+    if len(atoms) > 1 and not atoms.constraints:
         Stationary(atoms)
     force_temperature(atoms, temperature)
 
