@@ -191,12 +191,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sets", nargs="*", default=["Si", "Cu", "Mo"], help=", ".join(SETS))
     parser.add_argument("--by-group", action="store_true")
-    parser.add_argument("--validate", action="store_true", help="test on a fifth of the training set")
+    parser.add_argument(
+        "--validate", action="store_true", help="test on a fifth of the training set"
+    )
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override")
     args = parser.parse_args()
     if "KERNELPOT_DATA" not in os.environ:
-        sys.exit("KERNELPOT_DATA must name the folder that holds the data sets (mlearn, rMD17, ...)")
+        sys.exit(
+            "KERNELPOT_DATA must name the folder that holds the data sets (mlearn, rMD17, ...)"
+        )
     folder = Path(os.environ["KERNELPOT_DATA"])
     overrides = {k: json.loads(v) for k, v in (item.split("=", 1) for item in args.set)}
     context = multiprocessing.get_context("spawn")

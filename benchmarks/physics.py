@@ -28,75 +28,7 @@ from ase.md.velocitydistribution import (
 from ase.md.verlet import VelocityVerlet
 
 from kernelpot import Calculator, KernelPotential, Soap, read_images
-from kernelpot.conventions import VOIGT
-
-
-def richardson(energy, h):
-    """Central difference at h and 2 h, extrapolated: error of order h^4."""
-    fine = (energy(h) - energy(-h)) / (2 * h)
-    coarse = (energy(2 * h) - energy(-2 * h)) / (4 * h)
-    return (4 * fine - coarse) / 3
-
-
-def derivatives(model, atoms, h=2e-3):
-    """Worst error of forces and stress relative to the largest component of each."""
-    base = model.predict([atoms])
-
-    def moved(n, c, step):
-        copy = atoms.copy()
-        copy.positions[n, c] += step
-        return model.predict([copy]).energy[0]
-
-    forces = np.array(
-        [
-            [-richardson(lambda s, n=n, c=c: moved(n, c, s), h) for c in range(3)]
-            for n in range(len(atoms))
-        ]
-    )
-
-    def strained(c, d, step):
-        strain = np.eye(3)
-        strain[c, d] += step / 2
-        strain[d, c] += step / 2
-        copy = atoms.copy()
-        copy.set_cell(atoms.cell[:] @ strain, scale_atoms=True)
-        return model.predict([copy]).energy[0]
-
-    stress = np.array([richardson(lambda s, v=v: strained(*v, s), h) for v in VOIGT])
-    stress /= atoms.get_volume()
-    return (
-        np.abs(forces - base.forces[0]).max() / np.abs(base.forces[0]).max(),
-        np.abs(stress - base.stress[0]).max() / np.abs(base.stress[0]).max(),
-    )
-
-
-def symmetries(model, atoms):
-    """Worst relative violation of each law."""
-    rng = np.random.default_rng(0)
-    base = model.predict([atoms])
-    force = np.abs(base.forces[0]).max()
-    turn, _ = np.linalg.qr(rng.standard_normal((3, 3)))
-    turned = atoms.copy()
-    turned.set_cell(atoms.cell[:] @ turn)
-    turned.positions = atoms.positions @ turn
-    order = rng.permutation(len(atoms))
-    moved = atoms.copy()
-    moved.positions += [1.7, -31.0, 4.4]
-    found = {
-        "rotation": (turned, lambda p: p.forces[0] @ turn.T, 1),
-        "permutation": (atoms[order], lambda p: p.forces[0][np.argsort(order)], 1),
-        "translation": (moved, lambda p: p.forces[0], 1),
-        "extensivity": (atoms * (1, 1, 2), lambda p: p.forces[0][: len(atoms)], 2),
-    }
-    out = {}
-    for law, (other, forces, factor) in found.items():
-        p = model.predict([other])
-        out[law] = max(
-            abs(p.energy[0] / factor / base.energy[0] - 1),
-            np.abs(forces(p) - base.forces[0]).max() / force,
-        )
-    out["sum of forces"] = np.abs(base.forces[0].sum(axis=0)).max() / force
-    return out
+from kernelpot.testing import potential_errors
 
 
 def dynamics(model, atoms, n_steps):
@@ -138,11 +70,14 @@ def main():
 
     atoms = bulk("Si", a=5.47, cubic=True)
     atoms.rattle(0.15, seed=3)
-    forces, stress = derivatives(model, atoms)
-    print(f"{'forces against finite differences':<40}{forces:.1e}   target 1e-6")
-    print(f"{'stress against finite differences':<40}{stress:.1e}   target 1e-6")
-    for law, value in symmetries(model, atoms).items():
-        print(f"{law:<40}{value:.1e}   target 1e-10")
+
+    def potential(atoms):
+        p = model.predict([atoms])
+        return p.energy[0], p.forces[0], p.stress[0]
+
+    for law, value in potential_errors(potential, atoms).items():
+        target = "1e-6" if law in ("forces", "stress") else "1e-10"
+        print(f"{law:<20}{value:.1e}   target {target}")
 
     energy, kelvin, cost = dynamics(model, bulk("Si", a=5.47, cubic=True) * (4, 4, 4), args.steps)
     time_ps = np.arange(len(energy)) * 1e-3

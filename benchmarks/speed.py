@@ -20,6 +20,7 @@ from ase.build import bulk
 from kernelpot import Calculator, KernelPotential, Soap, datasets
 from kernelpot.conventions import System
 from kernelpot.neighbours import PairList
+from kernelpot.prediction import collapse
 
 
 def median_seconds(function, repeats):
@@ -50,6 +51,45 @@ def floor_flops(n_max, l_max, n_features, n_environments, n_neighbours):
     }
 
 
+def time_stages(model, atoms, repeats):
+    """Neighbours per atom, and for each stage its seconds per atom and the floors it holds."""
+    descriptor = model.fitted_.descriptor
+    n = len(atoms)
+    pairs = PairList(descriptor.cutoff).update(atoms.positions, atoms.cell[:], atoms.pbc)
+    system = System(np.zeros(n, dtype=np.intp), pairs)
+    block = np.arange(min(n, 256), dtype=np.intp)
+    x_bq, state = descriptor.features(system, block)
+    out_pc = np.zeros((len(pairs.i_p), 3))
+    V_jq = collapse(
+        model.fitted_.inducing[0], model.fitted_.weights_m
+    ).V_jq  # environments and collapsed tangents
+
+    atoms.calc = Calculator(model)
+    rng = np.random.default_rng(0)
+    still = atoms.positions.copy()
+
+    def step():
+        atoms.positions = still + rng.uniform(-0.02, 0.02, (n, 3))
+        atoms.get_potential_energy()
+
+    def per_block(function):
+        return median_seconds(function, repeats) / len(block)
+
+    stages = {
+        "features": (
+            per_block(lambda: descriptor.features(system, block)),
+            ("density", "power spectrum"),
+        ),
+        "kernel products": (per_block(lambda: (x_bq @ V_jq.T) @ V_jq), ("kernel",)),
+        "adjoint": (
+            per_block(lambda: descriptor.vjp(system, block, state, x_bq, out_pc)),
+            ("adjoint",),
+        ),
+        "whole step (calculator)": (median_seconds(step, repeats) / n, None),
+    }
+    return len(pairs.i_p) / n, stages
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="*", default=[64, 512, 4096])
@@ -76,50 +116,15 @@ def main():
         repeat = max(1, round((size / 8) ** (1 / 3)))
         atoms = bulk("Si", a=5.47, cubic=True) * (repeat, repeat, repeat)
         atoms.rattle(0.1, seed=1)
-        n = len(atoms)
-        pairs = PairList(descriptor.cutoff).update(atoms.positions, atoms.cell[:], atoms.pbc)
-        system = System(np.zeros(n, dtype=np.intp), pairs)
-        centres = np.arange(n, dtype=np.intp)
-        state = [None]
-
-        def features():
-            for first in range(0, n, 256):
-                block = centres[first : first + 256]
-                state[0] = (block, *descriptor.features(system, block))
-
-        out = np.zeros((len(pairs.i_p), 3))
-        features()
-        block, x_bq, kept = state[0]
-
-        def adjoint():
-            descriptor.vjp(system, block, kept, x_bq, out)
-
-        V_jq = model.predictor_._collapsed[0].V_jq
-
-        def kernel():
-            (x_bq @ V_jq.T) @ V_jq
-
-        atoms.calc = Calculator(model)
-        rng = np.random.default_rng(0)
-        still = atoms.positions.copy()
-
-        def step():
-            atoms.positions = still + rng.uniform(-0.02, 0.02, (n, 3))
-            atoms.get_potential_energy()
-
+        n_neighbours, stages = time_stages(model, atoms, args.repeats)
         flops = floor_flops(
-            args.n_max, args.l_max, descriptor.n_features, model.n_environments_, len(pairs.i_p) / n
+            args.n_max, args.l_max, descriptor.n_features, model.n_environments_, n_neighbours
         )
-        stages = {
-            "features": (median_seconds(features, args.repeats) / n, ("density", "power spectrum")),
-            "kernel products": (median_seconds(kernel, args.repeats) / len(block), ("kernel",)),
-            "adjoint": (median_seconds(adjoint, args.repeats) / len(block), ("adjoint",)),
-            "whole step (calculator)": (median_seconds(step, args.repeats) / n, tuple(flops)),
-        }
         for stage, (seconds, parts) in stages.items():
-            floor = sum(flops[p] for p in parts) / rate
+            floor = sum(flops[part] for part in parts or flops) / rate
             print(
-                f"{n:>8} {stage:<28} {1e6 * seconds:>9.1f} {1e6 * floor:>8.1f} {floor / seconds:>14.0%}"
+                f"{len(atoms):>8} {stage:<28} {1e6 * seconds:>9.1f} {1e6 * floor:>8.1f} "
+                f"{floor / seconds:>14.0%}"
             )
 
 

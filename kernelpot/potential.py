@@ -221,7 +221,9 @@ class KernelPotential(BaseEstimator):
             counts["n_environments"] = (self.n_environments, 1)
         for name, (value, least) in counts.items():
             if isinstance(value, bool) or value != int(value) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")
+                raise ValueError(
+                    f"{name} must be a whole number of at least {least}; got {value!r}"
+                )
         zeta = check_zeta(self.zeta)
         if zeta < 2 and self.n_tangents:
             raise ValueError(

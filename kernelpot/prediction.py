@@ -181,7 +181,9 @@ class Predictor:
             products_bj = x_bq @ V_jq.T  # (b, 2 e)
             energies_n[centres_b] += _local_energies(products_bj, alpha_e, self._zeta)
             self._descriptor.vjp(system, centres_b, state, products_bj @ V_jq, gradient_pc)
-        forces_nc, strain_cd = _collect(gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, len(numbers_n))
+        forces_nc, strain_cd = _collect(
+            gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, len(numbers_n)
+        )
         return Evaluation(energies_n, forces_nc, strain_cd)
 
     def energy_std(self, numbers_n: Int, pairs: Pairs, name: str = "the structure") -> float:
@@ -207,9 +209,7 @@ class Predictor:
             If a species is not known.
         """
         system = System(self.species_of(numbers_n, name), pairs)
-        rows = structure_rows(
-            self._descriptor, self._inducing, self._zeta, system, gradients=False
-        )
+        rows = structure_rows(self._descriptor, self._inducing, self._zeta, system, gradients=False)
         prior = 0.0
         for z in range(len(self.species)):
             blocks = species_blocks(system.species_n, len(self.species), 2048)

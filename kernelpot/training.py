@@ -163,9 +163,7 @@ def fit(
 
     started = time.perf_counter()
     triangles = {kind: empty_triangle(n_columns) for kind in LABEL_KINDS}
-    triangles = _add_rows(
-        triangles, structures, bound, inducing, options.zeta, baseline, tell
-    )
+    triangles = _add_rows(triangles, structures, bound, inducing, options.zeta, baseline, tell)
     seconds["rows"] = time.perf_counter() - started
 
     started = time.perf_counter()

@@ -35,7 +35,9 @@ def emt_images():
     rng = np.random.default_rng(0)
     images = [alloy(rng) for _ in range(30)]
     for _ in range(10):
-        cluster = Atoms("Cu2Au2", positions=[[0, 0, 0], [2.6, 0, 0], [1.3, 2.2, 0], [1.3, 0.7, 2.1]])
+        cluster = Atoms(
+            "Cu2Au2", positions=[[0, 0, 0], [2.6, 0, 0], [1.3, 2.2, 0], [1.3, 0.7, 2.1]]
+        )
         cluster.positions += rng.normal(0, 0.1, (4, 3))
         images.append(cluster)
     for k, atoms in enumerate(images):

@@ -71,9 +71,13 @@ def test_tangent_covariances_are_derivatives_of_the_kernel():
     K = covariances.K_mm(group, zeta)
     for a, (x, tau) in enumerate(everything):
         for b, (y, sigma) in enumerate(everything):
-            steps_x = [(x, 1.0)] if tau is None else [(x + h * tau, 0.5 / h), (x - h * tau, -0.5 / h)]
+            steps_x = (
+                [(x, 1.0)] if tau is None else [(x + h * tau, 0.5 / h), (x - h * tau, -0.5 / h)]
+            )
             steps_y = (
-                [(y, 1.0)] if sigma is None else [(y + h * sigma, 0.5 / h), (y - h * sigma, -0.5 / h)]
+                [(y, 1.0)]
+                if sigma is None
+                else [(y + h * sigma, 0.5 / h), (y - h * sigma, -0.5 / h)]
             )
             numeric = sum(c * d * (u @ v) ** zeta for u, c in steps_x for v, d in steps_y)
             assert_allclose(K[a, b], numeric, atol=2e-5)
@@ -156,7 +160,9 @@ def test_diversity_selectors_find_every_cluster(selector):
     rng = np.random.default_rng(1)
     centres = unit(rng, 6, 40)
     sizes = [200, 100, 50, 5, 2, 1]
-    x = np.vstack([c + 1e-3 * rng.standard_normal((k, 40)) for c, k in zip(centres, sizes, strict=True)])
+    x = np.vstack(
+        [c + 1e-3 * rng.standard_normal((k, 40)) for c, k in zip(centres, sizes, strict=True)]
+    )
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     label = np.repeat(np.arange(6), sizes)
     chosen = inducing.select(x, 6, selector, np.random.default_rng(0))
@@ -205,7 +211,9 @@ def test_streaming_reduction_keeps_the_normal_equations(seed, n_rows, n_columns,
     triangle = reducer.finish()
     full = np.column_stack([A, y]) / sigma[:, None]
     assert triangle.R.shape == (min(n_rows, n_columns + 1), n_columns + 1)
-    assert_allclose(triangle.R.T @ triangle.R, full.T @ full, atol=1e-10 * np.abs(full.T @ full).max())
+    assert_allclose(
+        triangle.R.T @ triangle.R, full.T @ full, atol=1e-10 * np.abs(full.T @ full).max()
+    )
     assert triangle.n_rows == n_rows
     assert np.isclose(triangle.log_noise, np.log(sigma).sum())
     assert not np.tril(triangle.R, -1).any()
@@ -273,7 +281,9 @@ def test_with_every_sample_inducing_the_posterior_is_the_exact_one():
     K_sm = (new @ x.T) ** 3
     reducer = solvers.RowReducer(solvers.empty_triangle(25))
     reducer.add(K, y, sigma)
-    found = solvers.posterior([reducer.finish()], solvers.whiten_blocks([covariances.K_mm(group, 3)], 1e-13), 1.0)
+    found = solvers.posterior(
+        [reducer.finish()], solvers.whiten_blocks([covariances.K_mm(group, 3)], 1e-13), 1.0
+    )
     C, alpha, evidence = naive.gaussian_process(K, y, sigma)
     assert_allclose(K_sm @ found.weights(), K_sm @ alpha, atol=1e-8)
     exact = 1.0 - np.sum(K_sm * np.linalg.solve(C, K_sm.T).T, axis=1)

@@ -268,9 +268,7 @@ SELECTORS: dict[str, Selector] = {
 """Selectors by the name that users give."""
 
 
-def select(
-    x_nq: Float, n_select: int, selector: str | Selector, rng: np.random.Generator
-) -> Int:
+def select(x_nq: Float, n_select: int, selector: str | Selector, rng: np.random.Generator) -> Int:
     """Choose environments among candidates.
 
     Parameters

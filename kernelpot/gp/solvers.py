@@ -315,9 +315,7 @@ class Posterior(NamedTuple):
         return self.delta**2 * novelty_r + np.sum(inside_kr**2, axis=0)
 
 
-def posterior(
-    triangles: Sequence[Triangle], whitening: Whitening, delta: float
-) -> Posterior:
+def posterior(triangles: Sequence[Triangle], whitening: Whitening, delta: float) -> Posterior:
     """Solve min |Phi w - y|^2 + |w|^2 / delta^2 from the statistics of the rows.
 
     The log evidence is that of y ~ N(0, delta^2 Phi Phi^T + noise) (DTC): by the matrix

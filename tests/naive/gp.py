@@ -54,7 +54,6 @@ def dtc(K_mm, K_rm, y_r, sigma_r, delta, K_sm, K_ss):
     inverse_mm = np.linalg.pinv(K_mm, rcond=1e-12, hermitian=True)
     Q_rr = delta**2 * K_rm @ inverse_mm @ K_rm.T
     Q_sr = delta**2 * K_sm @ inverse_mm @ K_rm.T
-    Q_ss = delta**2 * K_sm @ inverse_mm @ K_sm.T
     C_rr, alpha_r, log_evidence = gaussian_process(Q_rr, y_r, sigma_r)
     # DTC keeps the prior variance at the test points: k_ss - q_ss is added to the posterior's.
     variance = delta**2 * K_ss - np.diag(Q_sr @ np.linalg.solve(C_rr, Q_sr.T))
