@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
+import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal
@@ -15,9 +15,8 @@ from typing import Literal
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.symbols import Symbols
 
-from kernelpot.conventions import LABEL_KINDS, Float, Int, as_float, as_int
+from kernelpot.conventions import LABEL_KINDS, Int, as_float, as_int
 from kernelpot.data_checks import (
     DataError,
     DataWarning,
@@ -26,16 +25,14 @@ from kernelpot.data_checks import (
     check_numbers,
 )
 from kernelpot.data_labels import (
-    ORIGIN_KEY,
-    LabelKeys,
     LabelReader,
-    Noise,
     check_keys,
     check_noise,
     log_odd_labels,
     no_labels_message,
     resolve_sigma,
 )
+from kernelpot.data_records import ORIGIN_KEY, LabelKeys, Noise, Structure
 
 __all__ = [
     "ORIGIN_KEY",
@@ -50,54 +47,6 @@ __all__ = [
     "split",
     "structures_from_atoms",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Structure:
-    """One structure with its labels; NaN where a label, or a component of one, is missing."""
-
-    numbers_n: Int
-    positions_nc: Float  # angstrom
-    cell_cc: Float  # vectors in rows, angstrom
-    pbc_c: np.ndarray  # (3,) bool
-    energy: float  # eV
-    forces_nc: Float  # eV/angstrom
-    stress_v: Float  # eV/angstrom^3
-    sigma_energy: float  # eV/atom
-    sigma_forces: float  # eV/angstrom
-    sigma_stress: float  # eV/angstrom^3
-    group: str = ""
-    source: str = ""
-    name: str = "structure"
-
-    @property
-    def n_atoms(self) -> int:
-        """Number of atoms."""
-        return len(self.numbers_n)
-
-    @property
-    def periodic(self) -> bool:
-        """Whether all three directions are periodic, so that there is a volume and a stress."""
-        return bool(np.all(self.pbc_c))
-
-    @property
-    def volume(self) -> float:
-        """Volume of the cell, angstrom^3; NaN unless all three directions are periodic."""
-        return abs(float(np.linalg.det(self.cell_cc))) if self.periodic else math.nan
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether there is any energy, force or stress component."""
-        return bool(
-            np.isfinite(self.energy)
-            or np.isfinite(self.forces_nc).any()
-            or np.isfinite(self.stress_v).any()
-        )
-
-    @property
-    def formula(self) -> str:
-        """Chemical formula, as in "Si64"."""
-        return Symbols(self.numbers_n).get_chemical_formula()
 
 
 def read_images(path: str | PathLike[str], index: int | slice | str = ":") -> list[Atoms]:
@@ -134,7 +83,7 @@ def read_images(path: str | PathLike[str], index: int | slice | str = ":") -> li
     try:
         # Frames counted from the end get their numbers only when all are read.
         wanted = slice(None) if from_the_end else frames
-        images = ase.io.read(str(path), index=wanted, do_not_split_by_at_sign=True)
+        images = _read_frames(path, wanted)
     except Exception as error:
         # Every reader of ASE fails in its own way, so whatever it raises is reported.
         raise DataError(
@@ -163,6 +112,21 @@ def _check_file(path: Path) -> None:
         raise FileNotFoundError(f"There is no file {path}.{hint}")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty; was the calculation or the copy cut off?")
+
+
+def _read_frames(path: Path, wanted: slice) -> list[Atoms]:
+    if path.suffix not in (".xz", ".gz", ".bz2"):
+        return ase.io.read(str(path), index=wanted, do_not_split_by_at_sign=True)
+    # ASE seeks in the file for every frame, and a compressed file unpacks from its start for
+    # each: 5000 frames of 10 atoms take minutes. So the whole is unpacked first.
+    name = ase.io.formats.filetype(str(path))
+    kind = ase.io.formats.get_ioformat(name)
+    if not kind.acceptsfd:
+        return ase.io.read(str(path), index=wanted, format=name, do_not_split_by_at_sign=True)
+    with ase.io.formats.open_with_compression(str(path), "rb" if kind.isbinary else "r") as file:
+        content = file.read()
+    unpacked = io.BytesIO(content) if kind.isbinary else io.StringIO(content)
+    return ase.io.read(unpacked, index=wanted, format=name)
 
 
 def _as_slice(index: int | slice | str) -> slice:

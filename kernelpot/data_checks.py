@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from ase.data import chemical_symbols
 from ase.units import Hartree, Rydberg, kcal, kJ, mol
 
 from kernelpot.conventions import MIN_DISTANCE, Float, Int
+from kernelpot.data_records import Structure
 from kernelpot.neighbours import find_pairs
-
-if TYPE_CHECKING:
-    from kernelpot.data import Structure
 
 __all__ = ["DataError", "DataWarning", "check_energy_scale", "check_geometry", "check_numbers"]
 

@@ -6,22 +6,17 @@ import difflib
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 
 from kernelpot.conventions import LABEL_KINDS, Float, voigt_from_tensor
 from kernelpot.data_checks import DataError
-
-if TYPE_CHECKING:
-    from kernelpot.data import Structure
+from kernelpot.data_records import ORIGIN_KEY, LabelKeys, Noise, Structure
 
 __all__ = [
-    "ORIGIN_KEY",
-    "LabelKeys",
     "LabelReader",
-    "Noise",
     "check_keys",
     "check_noise",
     "log_odd_labels",
@@ -30,35 +25,6 @@ __all__ = [
 ]
 
 log = logging.getLogger("kernelpot")
-
-ORIGIN_KEY = "kernelpot_origin"
-"""Key of ``atoms.info`` under which `read_images` keeps "train.xyz, frame 12"."""
-
-
-class LabelKeys(NamedTuple):
-    """Where labels stand in ``atoms.info`` and ``atoms.arrays``.
-
-    A kind whose key is None is taken from the calculator's results. A kind whose key is named
-    is taken from there only: a structure without the key has no label of this kind. (ASE moves
-    an extended-XYZ ``energy`` or ``forces`` into the calculator; naming them finds them there.)
-    """
-
-    energy: str | None = None  # eV, of the whole structure
-    forces: str | None = None  # eV/angstrom, (n_atoms, 3)
-    stress: str | None = None  # eV/angstrom^3; 6 Voigt components, 9 or 3x3; tension positive
-    virial: str | None = None  # eV; minus volume times stress, as in GAP; instead of stress
-
-
-class Noise(NamedTuple):
-    """Standard deviations of the labels; a dict gives one per ``atoms.info["source"]``.
-
-    A dict's key "default" serves all sources that it does not name. ``atoms.info`` of one
-    structure overrides: ``sigma_energy``, ``sigma_forces``, ``sigma_stress``.
-    """
-
-    energy: float | dict[str, float] = 1e-3  # eV/atom
-    forces: float | dict[str, float] = 0.05  # eV/angstrom
-    stress: float | dict[str, float] = 1e-3  # eV/angstrom^3
 
 
 def check_noise(noise: Noise) -> None:

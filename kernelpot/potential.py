@@ -44,8 +44,9 @@ class KernelPotential(BaseEstimator):
         For instance ``Soap(cutoff=5.0)``; None for ``Soap(cutoff=5.0)``.
     zeta : int
         Exponent of the kernel.
-    delta : float
-        Prior standard deviation of a local energy, eV.
+    delta : float | None
+        Prior standard deviation of a local energy, eV; None for the value that maximises the
+        evidence (``delta_``).
     n_environments : int | dict[str, int]
         Inducing environments: in all (shared out in proportion to the square root of each
         species' number of atoms), or by chemical symbol. Together with the descriptor this
@@ -85,6 +86,8 @@ class KernelPotential(BaseEstimator):
         Energy of the free atom of each species, or the least-squares stand-in.
     log_evidence_ : float
         Logarithm of the marginal likelihood of the labels (DTC).
+    delta_ : float
+        Prior amplitude in use, eV.
     n_inducing_ : int
         Number of inducing variables, environments and tangents.
     n_environments_ : int
@@ -107,7 +110,7 @@ class KernelPotential(BaseEstimator):
         descriptor: Descriptor | None = None,
         *,
         zeta: int = 4,
-        delta: float = 1.0,
+        delta: float | None = None,
         n_environments: int | dict[str, int] = 300,
         n_tangents: int = 16,
         tangent_threshold: float = 1e-3,
@@ -208,12 +211,16 @@ class KernelPotential(BaseEstimator):
 
     def _options(self) -> training.Options:
         """Check the parameters that are not checked where they are used."""
-        for name in ("delta", "tangent_threshold"):
-            value = getattr(self, name)
-            if not np.isscalar(value) or not np.isfinite(value) or value < 0:
-                raise ValueError(f"{name} must be a number that is not negative; got {value!r}")
-        if self.delta == 0:
-            raise ValueError("delta must be positive: it is the prior's standard deviation in eV")
+        if self.delta is not None and not (np.isfinite(self.delta) and self.delta > 0):
+            raise ValueError(
+                "delta must be None or positive: it is the prior's standard deviation in eV; "
+                f"got {self.delta!r}"
+            )
+        if not (np.isfinite(self.tangent_threshold) and 0 <= self.tangent_threshold < 1):
+            raise ValueError(
+                "tangent_threshold must be a fraction of at least 0 and below 1; "
+                f"got {self.tangent_threshold!r}"
+            )
         counts = {"n_tangents": (self.n_tangents, 0)}
         if isinstance(self.n_environments, dict):
             counts |= {f"n_environments[{k!r}]": (n, 1) for k, n in self.n_environments.items()}
@@ -234,7 +241,7 @@ class KernelPotential(BaseEstimator):
             raise ValueError(f"selector {self.selector!r} is not one of {', '.join(SELECTORS)}")
         return training.Options(
             zeta=zeta,
-            delta=float(self.delta),
+            delta=None if self.delta is None else float(self.delta),
             n_environments=self.n_environments,
             n_tangents=int(self.n_tangents),
             tangent_threshold=float(self.tangent_threshold),
@@ -252,6 +259,7 @@ class KernelPotential(BaseEstimator):
         self.species_ = fitted.descriptor.species
         self.baseline_ = fitted.baseline
         self.log_evidence_ = fitted.log_evidence
+        self.delta_ = fitted.delta
         self.n_inducing_ = sum(len(group.Z_mq) for group in fitted.inducing)
         self.n_environments_ = sum(len(group.first_e) - 1 for group in fitted.inducing)
         self.predictor_ = Predictor(
@@ -416,6 +424,7 @@ class KernelPotential(BaseEstimator):
             "species": list(self.species_),
             "units": {"energy": "eV", "length": "angstrom", "stress": "eV/angstrom^3"},
             "baseline": fitted.baseline.to_settings(),
+            "delta": fitted.delta,
             "log_evidence": fitted.log_evidence,
             "n_inducing": self.n_inducing_,
             "n_environments": self.n_environments_,
@@ -468,7 +477,7 @@ def load(path: str | PathLike[str]) -> KernelPotential:
             R = np.zeros((min(rows["n"], n_columns), n_columns))
             R[np.triu_indices(*_shape(R))] = arrays[f"triangles/{kind}"]
             triangles[kind] = Triangle(R, rows["n"], rows["log_noise"])
-        zeta, delta = int(model.zeta), float(model.delta)
+        zeta, delta = int(model.zeta), float(header["delta"])
         fitted = Fitted(
             descriptor.bind(species),
             zeta,

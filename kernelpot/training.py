@@ -16,12 +16,14 @@ from kernelpot.data_checks import DataError, DataWarning, check_energy_scale
 from kernelpot.descriptors.protocol import BoundDescriptor, Descriptor
 from kernelpot.gp import inducing as choice
 from kernelpot.gp.covariances import K_mm
+from kernelpot.gp.evidence import maximise_over_delta
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.solvers import (
     Posterior,
     RowReducer,
     Triangle,
     Whitening,
+    combine,
     empty_triangle,
     posterior,
     whiten_blocks,
@@ -45,7 +47,7 @@ class Options(NamedTuple):
     """Settings of a fit, as the estimator holds them."""
 
     zeta: int
-    delta: float
+    delta: float | None
     n_environments: int | dict[str, int]
     n_tangents: int
     tangent_threshold: float
@@ -169,8 +171,13 @@ def fit(
     started = time.perf_counter()
     tell("posterior", 0, 1)
     whitening = _whitening(inducing, options.zeta)
-    _check_stress(triangles, whitening, options.delta)
-    solved = posterior(list(triangles.values()), whitening, options.delta)
+    combined = combine(list(triangles.values()), whitening)
+    if options.delta is None:
+        solved = maximise_over_delta(combined)
+        log.info("delta %.3g eV by the evidence", solved.delta)
+    else:
+        solved = posterior(combined, options.delta)
+    _check_stress(triangles, whitening, solved.delta)
     tell("posterior", 1, 1)
     seconds["posterior"] = time.perf_counter() - started
     log.info("log evidence %.1f, rank %d of %d", solved.log_evidence, len(solved.w_k), n_columns)
@@ -180,7 +187,7 @@ def fit(
         baseline,
         inducing,
         triangles,
-        options.delta,
+        solved.delta,
         solved.weights(),
         solved.log_evidence,
         Solved(solved),
@@ -251,7 +258,7 @@ def solve(
     Posterior
         Mean weights, covariance, log evidence.
     """
-    return posterior(list(triangles.values()), _whitening(inducing, zeta), delta)
+    return posterior(combine(list(triangles.values()), _whitening(inducing, zeta)), delta)
 
 
 def _whitening(inducing: tuple[Inducing, ...], zeta: int) -> Whitening:
@@ -382,7 +389,7 @@ def _check_stress(triangles: dict[str, Triangle], whitening: Whitening, delta: f
     if stress.n_rows < 6 or forces.n_rows == 0:
         return
     others = [triangles["energy"], forces]
-    weights_m = posterior(others, whitening, delta).weights()
+    weights_m = posterior(combine(others, whitening), delta).weights()
     # A fit that does not even explain its own forces has no say about stresses.
     unexplained = np.linalg.norm(forces.R[:, :-1] @ weights_m - forces.R[:, -1])
     if unexplained > 0.5 * np.linalg.norm(forces.R[:, -1]):

@@ -19,6 +19,7 @@ from kernelpot.model_file import FORMAT_VERSION
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES_THAT_RUN = (ROOT / "README.md", DOCS / "quickstart.md", DOCS / "extending.md")
 # test_cli runs the demo, which takes a minute in full.
 NOT_RUN = {"demo"}
 
@@ -32,8 +33,7 @@ def selectors():
     inducing.SELECTORS.update(before)
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "quickstart.md", DOCS / "extending.md"],
-                         ids=lambda page: page.name)  # fmt: skip
+@pytest.mark.parametrize("page", PAGES_THAT_RUN, ids=lambda page: page.name)
 def test_code_of_the_page_runs(page, tmp_path, monkeypatch, selectors):
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
@@ -114,8 +114,9 @@ def test_change_log_begins_with_this_version():
     assert headings[0] == settings["metadata"]["version"]
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))],
-                         ids=lambda page: page.name)  # fmt: skip
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name
+)
 def test_links_between_pages_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     targets = [page.parent / name for name in re.findall(r"\]\(([^):#]+)\)", text)]

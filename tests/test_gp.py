@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from kernelpot.gp import SparseGPRegressor, covariances, inducing, kernels, solvers
+from kernelpot.gp import SparseGPRegressor, covariances, evidence, inducing, kernels, solvers
 from tests.naive import gp as naive
 
 
@@ -264,7 +264,9 @@ def test_posterior_equals_dense_algebra(delta):
         reducer = solvers.RowReducer(solvers.empty_triangle(len(K_mm)))
         reducer.add(K_rm[rows], y[rows], sigma[rows])
         triangles.append(reducer.finish())
-    found = solvers.posterior(triangles, solvers.whiten_blocks([K_mm], 1e-12), delta)
+    found = solvers.posterior(
+        solvers.combine(triangles, solvers.whiten_blocks([K_mm], 1e-12)), delta
+    )
     mean, variance, evidence = naive.dtc(K_mm, K_rm, y, sigma, delta, K_sm, np.ones(5))
     assert_allclose(K_sm @ found.weights(), mean, atol=1e-8)
     assert_allclose(found.variance(np.ones(5), K_sm), variance, atol=1e-8)
@@ -281,14 +283,30 @@ def test_with_every_sample_inducing_the_posterior_is_the_exact_one():
     K_sm = (new @ x.T) ** 3
     reducer = solvers.RowReducer(solvers.empty_triangle(25))
     reducer.add(K, y, sigma)
-    found = solvers.posterior(
-        [reducer.finish()], solvers.whiten_blocks([covariances.K_mm(group, 3)], 1e-13), 1.0
-    )
+    whitening = solvers.whiten_blocks([covariances.K_mm(group, 3)], 1e-13)
+    found = solvers.posterior(solvers.combine([reducer.finish()], whitening), 1.0)
     C, alpha, evidence = naive.gaussian_process(K, y, sigma)
     assert_allclose(K_sm @ found.weights(), K_sm @ alpha, atol=1e-8)
     exact = 1.0 - np.sum(K_sm * np.linalg.solve(C, K_sm.T).T, axis=1)
     assert_allclose(found.variance(np.ones(4), K_sm), exact, atol=1e-8)
     assert_allclose(found.log_evidence, evidence, rtol=1e-9)
+
+
+def test_evidence_finds_the_amplitude_of_the_prior():
+    rng = np.random.default_rng(4)
+    x = unit(rng, 60, 4)
+    group = inducing.join(x[:20], [np.zeros((0, 4))] * 20)
+    K_rm = covariances.K_bm(x @ group.Z_mq.T, group, 4)
+    whitening = solvers.whiten_blocks([covariances.K_mm(group, 4)], 1e-10)
+    phi = whitening.whiten(K_rm)
+    y = 30.0 * phi @ rng.standard_normal(phi.shape[1]) + 0.01 * rng.standard_normal(60)
+    reducer = solvers.RowReducer(solvers.empty_triangle(20))
+    reducer.add(K_rm, y, np.full(60, 0.01))
+    combined = solvers.combine([reducer.finish()], whitening)
+    best = evidence.maximise_over_delta(combined)
+    assert 15 < best.delta < 60
+    grid = [solvers.posterior(combined, d).log_evidence for d in np.logspace(-2, 3, 26)]
+    assert best.log_evidence > max(grid) - 1.0
 
 
 # ---------------------------------------------------------------------------- regressor

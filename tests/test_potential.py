@@ -250,7 +250,7 @@ def test_energy_std_is_small_on_training_data_and_large_far_away(emt_images, emt
     far.set_cell(far.cell[:] * 1.35, scale_atoms=True)
     away = emt_model.predict([far], return_std=True)
     assert (near.energy_std >= 0).all()
-    assert away.energy_std[0] / len(far) > 3 * np.max(
+    assert away.energy_std[0] / len(far) > 2 * np.max(
         near.energy_std / [len(a) for a in emt_images[:5]]
     )
 
@@ -411,7 +411,7 @@ def test_pickle_round_trip(emt_images, emt_model):
         ({"zeta": 2.5}, "zeta must be a whole number"),
         ({"zeta": 1}, "zeta must be at least 2 with tangents"),
         ({"delta": -1.0}, "delta must be"),
-        ({"delta": 0}, "delta must be positive"),
+        ({"delta": 0}, "delta must be None or positive"),
         ({"delta": np.nan}, "delta must be"),
         ({"n_environments": 0}, "n_environments must be"),
         ({"n_environments": {"Cu": 3}}, "every species needs one entry"),

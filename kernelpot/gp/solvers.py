@@ -145,7 +145,7 @@ def empty_triangle(n_columns: int) -> Triangle:
     return Triangle(np.zeros((0, n_columns + 1)), 0, 0.0)
 
 
-def absorb(R: Float, rows: Float) -> Float:
+def absorb(R: Float, rows: Float, *, triangular: bool = False) -> Float:
     """Upper triangle of the QR factorisation of [R; rows], in place.
 
     LAPACK's tpqrt leaves the zeros of R alone: 2 b n^2 flops for b rows of n columns, whatever
@@ -157,6 +157,8 @@ def absorb(R: Float, rows: Float) -> Float:
         Upper triangle, square, Fortran order; overwritten.
     rows : Float
         New rows, Fortran order; overwritten.
+    triangular : bool
+        Whether the rows are an upper trapezoid, whose zeros need no work.
 
     Returns
     -------
@@ -166,7 +168,9 @@ def absorb(R: Float, rows: Float) -> Float:
     if len(rows) == 0:
         return R
     n_panel = min(96, len(R))
-    R, _, _, info = lapack.dtpqrt(0, n_panel, R, rows, overwrite_a=1, overwrite_b=1)
+    R, _, _, info = lapack.dtpqrt(
+        len(rows) if triangular else 0, n_panel, R, rows, overwrite_a=1, overwrite_b=1
+    )
     if info != 0:
         raise ValueError(f"LAPACK's tpqrt refused its argument {-info}: NaN or a wrong shape")
     return R
@@ -315,11 +319,17 @@ class Posterior(NamedTuple):
         return self.delta**2 * novelty_r + np.sum(inside_kr**2, axis=0)
 
 
-def posterior(triangles: Sequence[Triangle], whitening: Whitening, delta: float) -> Posterior:
-    """Solve min |Phi w - y|^2 + |w|^2 / delta^2 from the statistics of the rows.
+class Combined(NamedTuple):
+    """Statistic of all rows in whitened features: one triangle of [Phi | y]."""
 
-    The log evidence is that of y ~ N(0, delta^2 Phi Phi^T + noise) (DTC): by the matrix
-    determinant lemma and the residual of the least-squares problem, all from one triangle.
+    whitening: Whitening
+    R: Float  # (n_whitened + 1, n_whitened + 1), Fortran order
+    n_rows: int
+    log_noise: float
+
+
+def combine(triangles: Sequence[Triangle], whitening: Whitening) -> Combined:
+    """Whiten the statistics of several sets of rows and reduce them to one.
 
     Parameters
     ----------
@@ -327,6 +337,34 @@ def posterior(triangles: Sequence[Triangle], whitening: Whitening, delta: float)
         Statistics of sets of rows, of the raw inducing variables.
     whitening : Whitening
         Of the prior covariance of the raw inducing variables.
+
+    Returns
+    -------
+    Combined
+        What the posterior needs, for any prior amplitude.
+    """
+    n_k = whitening.n_whitened
+    R = np.zeros((n_k + 1, n_k + 1), order="F")
+    for triangle in triangles:
+        rows = np.empty((len(triangle.R), n_k + 1), order="F")
+        rows[:, :n_k] = whitening.whiten(triangle.R[:, :-1])
+        rows[:, n_k] = triangle.R[:, -1]
+        R = absorb(R, rows)
+    return Combined(
+        whitening, R, sum(t.n_rows for t in triangles), sum(t.log_noise for t in triangles)
+    )
+
+
+def posterior(combined: Combined, delta: float) -> Posterior:
+    """Solve min |Phi w - y|^2 + |w|^2 / delta^2.
+
+    The log evidence is that of y ~ N(0, delta^2 Phi Phi^T + noise) (DTC): by the matrix
+    determinant lemma and the residual of the least-squares problem, all from one triangle.
+
+    Parameters
+    ----------
+    combined : Combined
+        Statistic of the rows; unchanged.
     delta : float
         Prior standard deviation of the whitened weights.
 
@@ -335,22 +373,15 @@ def posterior(triangles: Sequence[Triangle], whitening: Whitening, delta: float)
     Posterior
         Mean weights, factor of the covariance, log evidence.
     """
-    n_k = whitening.n_whitened
-    R = np.zeros((n_k + 1, n_k + 1), order="F")
-    np.fill_diagonal(R[:n_k, :n_k], 1.0 / delta)
-    for triangle in triangles:
-        rows = np.empty((len(triangle.R), n_k + 1), order="F")
-        rows[:, :n_k] = whitening.whiten(triangle.R[:, :-1])
-        rows[:, n_k] = triangle.R[:, -1]
-        R = absorb(R, rows)
+    n_k = combined.whitening.n_whitened
+    prior = np.zeros((n_k, n_k + 1), order="F")
+    np.fill_diagonal(prior, 1.0 / delta)
+    R = absorb(combined.R.copy(order="F"), prior, triangular=True)
     R_kk = np.asfortranarray(R[:n_k, :n_k])
     w_k = scipy.linalg.solve_triangular(R_kk, R[:n_k, n_k], check_finite=False)
     residual = float(R[n_k, n_k])
-    n_rows = sum(t.n_rows for t in triangles)
     log_det = 2.0 * (
-        n_k * math.log(delta)
-        + float(np.sum(np.log(np.abs(np.diag(R_kk)))))
-        + sum(t.log_noise for t in triangles)
+        n_k * math.log(delta) + float(np.sum(np.log(np.abs(np.diag(R_kk))))) + combined.log_noise
     )
-    log_evidence = -0.5 * (residual**2 + log_det + n_rows * math.log(2.0 * math.pi))
-    return Posterior(whitening, delta, R_kk, w_k, log_evidence)
+    log_evidence = -0.5 * (residual**2 + log_det + combined.n_rows * math.log(2.0 * math.pi))
+    return Posterior(combined.whitening, delta, R_kk, w_k, log_evidence)
