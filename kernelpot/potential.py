@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import platform
 import time
 from collections.abc import Iterable
@@ -17,16 +16,15 @@ from sklearn.utils.validation import check_is_fitted
 
 import kernelpot.model_file as model_file
 import kernelpot.training as training
-from kernelpot.conventions import LABEL_KINDS, Float, Prediction, as_int, voigt_from_tensor
+from kernelpot.conventions import LABEL_KINDS, Float, Prediction, voigt_from_tensor
 from kernelpot.data import LabelKeys, Noise, Structure, data_hash, structures_from_atoms
 from kernelpot.descriptors import Soap
 from kernelpot.descriptors.protocol import Descriptor
-from kernelpot.gp.inducing import SELECTORS, Inducing, Selector
+from kernelpot.gp.inducing import SELECTORS, Selector
 from kernelpot.gp.kernels import check_zeta
-from kernelpot.gp.solvers import Triangle
+from kernelpot.model_state import State, pack, unpack
 from kernelpot.neighbours import find_pairs
 from kernelpot.prediction import Predictor
-from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.training import Fitted, Progress
 
 __all__ = ["KernelPotential", "load"]
@@ -403,43 +401,13 @@ class KernelPotential(BaseEstimator):
             If the descriptor is not one that a file can hold.
         """
         check_is_fitted(self, "fitted_")
-        fitted = self.fitted_
-        parameters = {
-            name: value
-            for name, value in self.get_params(deep=False).items()
-            if name not in ("descriptor", "progress")
-        }
+        parameters = self.get_params(deep=False)
+        del parameters["descriptor"], parameters["progress"]
         if not isinstance(self.selector, str):
             # A file without code keeps the name; the choice itself is in the inducing variables.
             parameters["selector"] = getattr(self.selector, "__name__", repr(self.selector))
-        arrays: dict[str, np.ndarray] = {"weights_m": fitted.weights_m}
-        for z, group in zip(self.species_, fitted.inducing, strict=True):
-            arrays[f"inducing/{z}/Z_mq"] = group.Z_mq
-            arrays[f"inducing/{z}/first_e"] = group.first_e
-        for kind, triangle in fitted.triangles.items():
-            arrays[f"triangles/{kind}"] = triangle.R[np.triu_indices(*_shape(triangle.R))]
-        header = {
-            "parameters": parameters,
-            "descriptor": self._descriptor.to_settings(),
-            "species": list(self.species_),
-            "units": {"energy": "eV", "length": "angstrom", "stress": "eV/angstrom^3"},
-            "baseline": fitted.baseline.to_settings(),
-            "delta": fitted.delta,
-            "log_evidence": fitted.log_evidence,
-            "n_inducing": self.n_inducing_,
-            "n_environments": self.n_environments_,
-            "rows": {
-                kind: {"n": triangle.n_rows, "log_noise": triangle.log_noise}
-                for kind, triangle in fitted.triangles.items()
-            },
-            "training": self.training_summary_,
-        }
-        model_file.write(path, header, arrays)
-
-
-def _shape(R: Float) -> tuple[int, int, int]:
-    """Arguments of ``numpy.triu_indices`` for a triangle that may have fewer rows than columns."""
-    return len(R), 0, R.shape[1]
+        state = State(parameters, self._descriptor, self.fitted_, self.training_summary_)
+        model_file.write(path, *pack(state))
 
 
 def load(path: str | PathLike[str]) -> KernelPotential:
@@ -464,39 +432,14 @@ def load(path: str | PathLike[str]) -> KernelPotential:
     """
     header, arrays = model_file.read(path)
     try:
-        descriptor = Soap.from_settings(header["descriptor"])
-        model = KernelPotential(descriptor, **header["parameters"])
-        species = tuple(header["species"])
-        inducing = tuple(
-            Inducing(arrays[f"inducing/{z}/Z_mq"], as_int(arrays[f"inducing/{z}/first_e"]))
-            for z in species
-        )
-        n_columns = len(arrays["weights_m"]) + 1
-        triangles = {}
-        for kind, rows in header["rows"].items():
-            R = np.zeros((min(rows["n"], n_columns), n_columns))
-            R[np.triu_indices(*_shape(R))] = arrays[f"triangles/{kind}"]
-            triangles[kind] = Triangle(R, rows["n"], rows["log_noise"])
-        zeta, delta = int(model.zeta), float(header["delta"])
-        fitted = Fitted(
-            descriptor.bind(species),
-            zeta,
-            CompositionBaseline.from_settings(header["baseline"]),
-            inducing,
-            triangles,
-            delta,
-            arrays["weights_m"],
-            header["log_evidence"],
-            functools.partial(training.solve, inducing, triangles, zeta, delta),
-            header["training"]["seconds"],
-        )
-        summary = header["training"]
+        state = unpack(header, arrays)
+        model = KernelPotential(state.descriptor, **state.parameters)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise model_file.ModelFileError(
             f"{path} is a whole file of a known format version, but its content does not make a "
             f"model ({type(error).__name__}: {error}). It was probably written by other code."
         ) from error
-    model._descriptor = descriptor
-    model._adopt(fitted)
-    model.training_summary_ = summary
+    model._descriptor = state.descriptor
+    model._adopt(state.fitted)
+    model.training_summary_ = state.summary
     return model
