@@ -27,7 +27,6 @@ myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 napoleon_google_docstring = False
-napoleon_use_ivar = True
 napoleon_use_rtype = False
 # Docstrings state the types, and a test compares them with the signatures.
 autodoc_typehints = "none"

@@ -112,6 +112,16 @@ def _check_file(path: Path) -> None:
         raise FileNotFoundError(f"There is no file {path}.{hint}")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty; was the calculation or the copy cut off?")
+    if path.suffix not in (".xyz", ".extxyz"):
+        return
+    with open(path, "rb") as file:
+        first = file.readline(32).strip()
+    # ASE would read on past the end of the file, one empty line per atom.
+    if first.isdigit() and int(first) > path.stat().st_size:
+        raise DataError(
+            f"{path} announces {int(first)} atoms but has only {path.stat().st_size} bytes; it is "
+            "cut off or no XYZ file."
+        )
 
 
 def _read_frames(path: Path, wanted: slice) -> list[Atoms]:

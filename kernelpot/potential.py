@@ -305,13 +305,11 @@ class KernelPotential(BaseEstimator):
         pairs = find_pairs(
             structure.positions_nc, structure.cell_cc, structure.pbc_c, self.predictor_.cutoff
         )
-        energies_n, forces_nc, strain_cd = self.predictor_.evaluate(
-            structure.numbers_n, pairs, structure.name
-        )
+        found = self.predictor_.evaluate(structure.numbers_n, pairs, structure.name)
         stress_v = np.full(6, np.nan)
         if structure.periodic:
-            stress_v = voigt_from_tensor(strain_cd) / structure.volume
-        return float(energies_n.sum()), forces_nc, stress_v, energies_n
+            stress_v = voigt_from_tensor(found.strain_cd) / structure.volume
+        return float(found.energies_n.sum()), found.forces_nc, stress_v, found.energies_n
 
     def predict(self, images: Iterable[Atoms], return_std: bool = False) -> Prediction:
         """Energies, forces and stresses of structures; labels they carry are not looked at.
@@ -398,9 +396,14 @@ class KernelPotential(BaseEstimator):
         Raises
         ------
         ValueError
-            If the descriptor is not one that a file can hold.
+            If the descriptor is not a `Soap`: a file holds settings, not code.
         """
         check_is_fitted(self, "fitted_")
+        if not isinstance(self._descriptor, Soap):
+            raise ValueError(
+                f"a model file holds a Soap descriptor; this model has {self._descriptor!r}. Keep "
+                "the data and the script, or use pickle where code and versions stay the same."
+            )
         parameters = self.get_params(deep=False)
         del parameters["descriptor"], parameters["progress"]
         if not isinstance(self.selector, str):

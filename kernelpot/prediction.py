@@ -36,7 +36,12 @@ class Evaluation(NamedTuple):
 
     energies_n: Float  # eV, baseline included
     forces_nc: Float  # eV/angstrom
-    strain_cd: Float  # dE/dstrain, eV, symmetric; divide by the volume for the stress
+    strain_ncd: Float  # each centre's part of dE/dstrain, eV, symmetric
+
+    @property
+    def strain_cd(self) -> Float:
+        """dE/dstrain, eV; divided by the volume it is the stress."""
+        return self.strain_ncd.sum(axis=0)
 
 
 class Collapsed(NamedTuple):
@@ -181,10 +186,10 @@ class Predictor:
             products_bj = x_bq @ V_jq.T  # (b, 2 e)
             energies_n[centres_b] += _local_energies(products_bj, alpha_e, self._zeta)
             self._descriptor.vjp(system, centres_b, state, products_bj @ V_jq, gradient_pc)
-        forces_nc, strain_cd = _collect(
+        forces_nc, strain_ncd = _collect(
             gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, len(numbers_n)
         )
-        return Evaluation(energies_n, forces_nc, strain_cd)
+        return Evaluation(energies_n, forces_nc, strain_ncd)
 
     def energy_std(self, numbers_n: Int, pairs: Pairs, name: str = "the structure") -> float:
         """Posterior standard deviation of the total energy (epistemic: without label noise).
@@ -245,13 +250,15 @@ def _local_energies(products_bj, alpha_e, zeta):
 
 @njit
 def _collect(gradient_pc, i_p, j_p, D_pc, n_atoms):
-    """Forces and strain derivative from dE/dD of the pairs, in a fixed order."""
+    """Forces, and strain derivative by centre, from dE/dD of the pairs, in a fixed order."""
     forces_nc = np.zeros((n_atoms, 3))
-    strain_cd = np.zeros((3, 3))
+    strain_ncd = np.zeros((n_atoms, 3, 3))
     for p in range(i_p.shape[0]):
+        i, j = i_p[p], j_p[p]
         for c in range(3):
-            forces_nc[i_p[p], c] += gradient_pc[p, c]
-            forces_nc[j_p[p], c] -= gradient_pc[p, c]
+            forces_nc[i, c] += gradient_pc[p, c]
+            forces_nc[j, c] -= gradient_pc[p, c]
             for d in range(3):
-                strain_cd[c, d] += gradient_pc[p, c] * D_pc[p, d]
-    return forces_nc, 0.5 * (strain_cd + strain_cd.T)
+                share = 0.5 * (gradient_pc[p, c] * D_pc[p, d] + gradient_pc[p, d] * D_pc[p, c])
+                strain_ncd[i, c, d] += share
+    return forces_nc, strain_ncd

@@ -22,7 +22,7 @@ _SYMMETRY = 1e-10
 _DERIVATIVE = 1e-6
 
 
-def potential_errors(potential: Potential, atoms: Atoms, step: float = 2e-3) -> dict[str, float]:
+def potential_errors(potential: Potential, atoms: Atoms, step: float = 1e-3) -> dict[str, float]:
     """Worst relative violation of each law that a potential must keep.
 
     Forces and stress are compared with central differences of the energy, extrapolated to an error

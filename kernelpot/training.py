@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import LABEL_KINDS, Float, System, as_int
+from kernelpot.conventions import LABEL_KINDS, Float, Int, System, as_int
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError, DataWarning, check_energy_scale
 from kernelpot.descriptors.protocol import BoundDescriptor, Descriptor
@@ -141,15 +141,14 @@ def fit(
     DataError
         If nothing remains to be fitted.
     """
-    tell = progress or (lambda stage, done, total: None)
+    tell = progress or _say_nothing
     seconds: dict[str, float] = {}
     started = time.perf_counter()
     check_energy_scale(structures)
     species = tuple(sorted({int(z) for s in structures for z in s.numbers_n}))
     bound = descriptor.bind(species)
     baseline, keep = fit_composition(structures, bound.cutoff)
-    structures = [structures[k] for k in keep]
-    if not structures:
+    if len(keep) == 0:
         raise DataError(
             "only isolated atoms are left to fit: they are the baseline and say nothing of "
             f"bonding. Add structures with neighbours within the cutoff of {bound.cutoff:g} A."
@@ -195,6 +194,10 @@ def fit(
     )
 
 
+def _say_nothing(stage: str, done: int, total: int) -> None:
+    pass
+
+
 def update(
     fitted: Fitted, structures: Sequence[Structure], progress: Progress | None = None
 ) -> Fitted:
@@ -215,7 +218,7 @@ def update(
         The fit to old and new data: to rounding, what one fit with the same baseline and inducing
         variables would give.
     """
-    tell = progress or (lambda stage, done, total: None)
+    tell = progress or _say_nothing
     started = time.perf_counter()
     triangles = _add_rows(
         fitted.triangles,
@@ -275,11 +278,7 @@ def _choose(
     rng = np.random.default_rng(options.random_state)
     place_n = np.array([(s, n) for s, st in enumerate(structures) for n in range(st.n_atoms)])
     numbers_n = np.concatenate([s.numbers_n for s in structures])
-    limit = max(1, _CANDIDATE_BYTES // (8 * bound.n_features))
-    candidates_n = np.arange(len(numbers_n))
-    if len(numbers_n) > limit:
-        candidates_n = np.sort(rng.choice(len(numbers_n), limit, replace=False))
-        log.info("environments are chosen among %d of %d atoms", limit, len(numbers_n))
+    candidates_n = _candidates(numbers_n, bound, rng)
 
     x_nq = np.empty((len(candidates_n), bound.n_features))
     for s, structure in enumerate(structures):
@@ -309,6 +308,21 @@ def _choose(
             tell("tangents", sum(quotas[:z]) + k + 1, sum(quotas))
         groups.append(choice.join(x_nq[picked], tangents))
     return tuple(groups)
+
+
+def _candidates(numbers_n: Int, bound: BoundDescriptor, rng: np.random.Generator) -> Int:
+    """Atoms among which environments are chosen: all, or an equal random share per species."""
+    share = max(1, _CANDIDATE_BYTES // (8 * bound.n_features * len(bound.species)))
+    chosen = []
+    for number in bound.species:
+        mine = np.flatnonzero(numbers_n == number)
+        if len(mine) > share:
+            log.info(
+                "environments are chosen among %d of %d atoms of one species", share, len(mine)
+            )
+            mine = rng.choice(mine, share, replace=False)
+        chosen.append(mine)
+    return as_int(np.sort(np.concatenate(chosen)))
 
 
 def _quotas(

@@ -124,6 +124,7 @@ def test_agrees_with_predict(model):
     assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
     np.testing.assert_allclose(atoms.get_forces(), expected.forces[0], atol=1e-12)
     np.testing.assert_allclose(atoms.get_stress(), expected.stress[0], atol=1e-14)
+    np.testing.assert_allclose(atoms.get_stresses().sum(axis=0), expected.stress[0], atol=1e-14)
     assert "energy_std" not in atoms.calc.results
     std = atoms.calc.get_property("energy_std", atoms)
     assert std == pytest.approx(expected.energy_std[0], rel=1e-10)

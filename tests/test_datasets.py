@@ -15,7 +15,7 @@ SILICON_GROUPS = {
     "diamond-strained": 32,
     "diamond-rattled": 46,
     "vacancy": 14,
-    "beta-tin": 20,
+    "beta-tin": 14,
     "fcc": 16,
     "sc": 8,
     "bcc": 8,

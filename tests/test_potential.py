@@ -458,6 +458,8 @@ def test_isolated_atoms_become_the_baseline(emt_images, emt_soap):
         atoms.calc = SinglePointCalculator(atoms, energy=energy)
     model = KernelPotential(emt_soap, n_environments=6, n_tangents=2).fit([*lone, *emt_images[:5]])
     assert_allclose(model.baseline_.energies, [-1.25, -2.5])
+    # An isolated atom sees itself: its environment must be learned to have no energy.
+    assert_allclose(model.predict(lone).energy, [-1.25, -2.5], atol=0.01)
     assert "isolated" in model.baseline_.kind
 
 

@@ -153,13 +153,13 @@ def _vacancy() -> Iterator[Frame]:
 
 
 def _beta_tin_frames() -> Iterator[Frame]:
-    for index in range(20):
+    for index in range(14):
         rng = _rng("beta-tin", index)
         atoms = _beta_tin()
         _strain(atoms, rng.uniform(-0.05, 0.05) * np.eye(3) + _random_strain(rng, 0.04))
         if index >= 5:
             _rattle(atoms, rng, (0.05, 0.10, 0.15)[index % 3])
-        yield Frame(atoms, (6, 6, 4))
+        yield Frame(atoms, (8, 8, 6))
 
 
 def _fcc() -> Iterator[Frame]:

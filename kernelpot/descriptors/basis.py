@@ -172,7 +172,7 @@ def tabulate(
             break
         before = ratio
         # The error falls with the sixth power of the step.
-        n_nodes = 1 + math.ceil((n_nodes - 1) * np.clip(1.05 * ratio ** (1 / 6), 1.25, 2.0))
+        n_nodes = 1 + math.ceil((n_nodes - 1) * np.clip(1.05 * ratio ** (1 / 6), 1.25, 4.0))
     values = np.zeros((n_nodes, 3, nodes.shape[2], n_pad))
     values[..., : nodes.shape[3]] = nodes.transpose(1, 0, 2, 3)
     values *= step ** np.arange(3)[:, None, None]

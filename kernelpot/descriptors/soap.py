@@ -8,8 +8,6 @@ this library's. What computes is `BoundSoap`.
 from __future__ import annotations
 
 import copy
-import dataclasses
-import inspect
 import math
 import numbers
 from collections.abc import Iterable
@@ -18,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
-from kernelpot.conventions import Float, Settings, System, as_int
+from kernelpot.conventions import Float, System, as_int
 from kernelpot.descriptors import _soap_dscribe
+from kernelpot.descriptors._parameters import Parameters
 from kernelpot.descriptors._soap_bound import BoundSoap
 from kernelpot.descriptors.radial import (
     SCALINGS,
@@ -45,7 +44,7 @@ _SMOOTHING = ShiftedCosine(width=1.0)
 _SCALING = Willatt()
 
 
-class Soap:
+class Soap(Parameters):
     """Smooth overlap of atomic positions: the power spectrum of a neighbour density.
 
     ``p_i[z n, z' n', l] = pi sqrt(8/(2l+1)) sum_m c^z_nlm c^z'_n'lm`` with the density
@@ -56,7 +55,7 @@ class Soap:
     Phys. Commun. 247, 106949 (2020), whose code defines order and normalisation; Darby, Kermode
     and Csanyi, npj Comput. Mater. 8, 166 (2022) for the compressions.
 
-    Nothing is checked here; ``validate`` and ``bind`` do.
+    Nothing is checked on construction; ``validate`` and ``bind`` do.
 
     Parameters
     ----------
@@ -112,132 +111,6 @@ class Soap:
         self.compression = compression
         self.species_weights = species_weights
         self.engine = engine
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Parameters by name.
-
-        Parameters
-        ----------
-        deep : bool
-            Also those of smoothing and scaling, as ``smoothing__width``.
-
-        Returns
-        -------
-        dict[str, Any]
-            The parameters, as they were given.
-        """
-        params = {name: getattr(self, name) for name in _NAMES}
-        if deep:
-            for name in ("smoothing", "scaling"):
-                if dataclasses.is_dataclass(params[name]):
-                    for field in dataclasses.fields(params[name]):
-                        params[f"{name}__{field.name}"] = getattr(params[name], field.name)
-        return params
-
-    def set_params(self, **params: Any) -> Soap:
-        """Set parameters by name.
-
-        Parameters
-        ----------
-        **params : Any
-            Names of the constructor, or ``smoothing__width`` and the like.
-
-        Returns
-        -------
-        Soap
-            Itself.
-
-        Raises
-        ------
-        ValueError
-            If there is no such parameter.
-        """
-        # Whole objects first: smoothing__width may speak of a smoothing given in the same call.
-        for name in sorted(params, key=lambda name: "__" in name):
-            head, _, field = name.partition("__")
-            value = params[name]
-            if field and head in ("smoothing", "scaling"):
-                part = getattr(self, head)
-                fields = [] if part is None else [f.name for f in dataclasses.fields(part)]
-                if field not in fields:
-                    raise ValueError(f"Soap: {head}={part!r} has no parameter {field!r}: {fields}")
-                value = dataclasses.replace(part, **{field: value})
-            elif name not in _NAMES:
-                raise ValueError(f"Soap: no parameter {name!r}; there are {', '.join(_NAMES)}")
-            setattr(self, head, value)
-        return self
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Soap):
-            return NotImplemented
-        return self.get_params(deep=False) == other.get_params(deep=False)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        params = self.get_params(deep=False)
-        shown = [f"{k}={v!r}" for k, v in params.items() if k == "cutoff" or v != _DEFAULTS[k]]
-        return f"Soap({', '.join(shown)})"
-
-    def to_settings(self) -> Settings:
-        """JSON-ready settings.
-
-        Returns
-        -------
-        Settings
-            Parameters by name; ``from_settings`` makes an equal object of them.
-        """
-        settings = {name: _plain(value) for name, value in self.get_params(deep=False).items()}
-        for name in ("smoothing", "scaling"):
-            part = getattr(self, name)
-            if part is not None:
-                fields = {k: _plain(v) for k, v in dataclasses.asdict(part).items()}
-                settings[name] = {"name": type(part).__name__, **fields}
-        if self.species_weights is not None:
-            settings["species_weights"] = {
-                str(k): _plain(v) for k, v in self.species_weights.items()
-            }
-        return settings
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Soap:
-        """Make a descriptor from settings.
-
-        Parameters
-        ----------
-        settings : Settings
-            What ``to_settings`` returned, perhaps by way of JSON.
-
-        Returns
-        -------
-        Soap
-            The descriptor.
-
-        Raises
-        ------
-        ValueError
-            If a parameter, or the name of a smoothing or scaling, is unknown.
-        """
-        unknown = sorted(set(settings) - set(_NAMES))
-        if unknown or "cutoff" not in settings:
-            raise ValueError(
-                f"Soap settings: need cutoff and any of {', '.join(_NAMES)}; unknown {unknown}"
-            )
-        params = copy.deepcopy(dict(settings))
-        for name, known in (("smoothing", SMOOTHINGS), ("scaling", SCALINGS)):
-            part = params.get(name)
-            if part is not None:
-                kind = part.pop("name", None)
-                if kind not in known:
-                    raise ValueError(
-                        f"Soap settings: {name} must be one of {', '.join(known)}, got {kind!r}"
-                    )
-                params[name] = known[kind](**part)
-        if params.get("species_weights") is not None:
-            params["species_weights"] = {
-                int(k) if k.isdigit() else k: v for k, v in params["species_weights"].items()
-            }
-        return cls(**params)
 
     def validate(self) -> None:
         """Check the parameters.
@@ -409,21 +282,6 @@ class Soap:
             "weighting": weighting,
             "compression": {"mode": self.compression, "species_weighting": weights},
         }
-
-
-_DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(Soap.__init__).parameters.items()
-    if name != "self"
-}
-_NAMES = tuple(_DEFAULTS)
-
-
-def _plain(value: Any) -> Any:
-    """NumPy scalars as Python's; dictionaries copied."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_real(value: Any) -> bool:

@@ -46,11 +46,20 @@ class Calculator(AseCalculator):
     -----
     ``energy_std`` (eV, of the total energy) is computed only when asked for:
     ``atoms.calc.get_property("energy_std", atoms)``. Stress exists for cells that are periodic
-    in three directions. There is no entropy in the model: ``free_energy`` is the energy.
+    in three directions; ``stresses`` are each atom's part of it (of the pairs of which it is the
+    centre) and add up to it. There is no entropy in the model: ``free_energy`` is the energy.
     """
 
     name = "kernelpot"
-    implemented_properties = ("energy", "free_energy", "energies", "forces", "stress", "energy_std")
+    implemented_properties = (
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+        "stresses",
+        "energy_std",
+    )
     ignored_changes = frozenset({"initial_charges", "initial_magmoms"})
 
     def __init__(self, model_or_path: KernelPotential | str | PathLike[str], *, skin: float = 0.5):
@@ -100,7 +109,7 @@ class Calculator(AseCalculator):
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
         _check_geometry(atoms)
-        if "stress" in properties and not atoms.pbc.all():
+        if {"stress", "stresses"} & set(properties) and not atoms.pbc.all():
             raise PropertyNotImplementedError(
                 f"stress needs a cell that is periodic in three directions; pbc is"
                 f" {atoms.pbc.tolist()}"
@@ -126,7 +135,9 @@ class Calculator(AseCalculator):
             "forces": evaluation.forces_nc,
         }
         if atoms.pbc.all():
-            results["stress"] = voigt_from_tensor(evaluation.strain_cd) / atoms.get_volume()
+            stresses_nv = voigt_from_tensor(evaluation.strain_ncd) / atoms.get_volume()
+            results["stresses"] = stresses_nv
+            results["stress"] = stresses_nv.sum(axis=0)
         return results
 
 

@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 
 
-_DEMO_MODEL = {"n_environments": 80, "n_tangents": 12}
+_DEMO_MODEL = {"n_environments": 60, "n_tangents": 10}
 _DEMO_STEPS = 200
 
 

@@ -161,7 +161,8 @@ def model_facts(model: Any) -> dict[str, str]:
     return {
         "species": " ".join(chemical_symbols[z] for z in model.species_),
         "descriptor": repr(model.descriptor),
-        "kernel": f"zeta {model.zeta}, delta {model.delta:g} eV",
+        "kernel": f"zeta {model.zeta}, delta {model.delta_:.3g} eV"
+        + (" (by the evidence)" if model.delta is None else ""),
         "inducing": f"{model.n_environments_} environments ({_selector(model)}),"
         f" {n_tangents} tangents",
         "baseline": ", ".join(f"{chemical_symbols[z]} {e:.6g} eV" for z, e in baseline.items()),

@@ -76,7 +76,7 @@ _DESCRIPTOR = {
 }
 _MODEL = {
     "zeta": (Count, "exponent of the kernel; 2 to 6"),
-    "delta": (Positive, "scale of the energy of an environment, eV"),
+    "delta": (Positive | None, "prior deviation of a local energy, eV; else by the evidence"),
     "n_environments": (
         Count | dict[str, Count],
         "inducing environments: set accuracy and cost; a table gives one number per species",

@@ -8,6 +8,8 @@ import math
 import numpy as np
 from scipy.special import gamma, ive, sph_harm_y
 
+POINTS, WEIGHTS = np.polynomial.legendre.leggauss(160)
+
 
 def shifted_cosine(r, cutoff, width):
     if r <= cutoff - width:
@@ -67,9 +69,9 @@ def inverse_root(matrix):
 def radial_integral(g, ell, r, sigma, end):
     """4 pi int s^2 g(s) exp(-eta (s^2 + r^2)) i_l(2 eta s r) ds from 0 to end."""
     eta = 0.5 / sigma**2
-    x, w = np.polynomial.legendre.leggauss(160)
-    s, w = 0.5 * end * (x + 1.0), 0.5 * end * w
-    argument = 2.0 * eta * s * max(r, 1e-9)
+    s, w = 0.5 * end * (POINTS + 1.0), 0.5 * end * WEIGHTS
+    r = max(r, 1e-9)  # i_0(x) of scipy is 0/0 at 0
+    argument = 2.0 * eta * s * r
     bessel = np.sqrt(0.5 * np.pi / argument) * ive(ell + 0.5, argument)
     return 4.0 * np.pi * np.sum(w * s * s * g(s) * np.exp(-eta * (s - r) ** 2) * bessel)
 

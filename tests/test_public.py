@@ -1,0 +1,64 @@
+"""The public surface, and rules of the house that a script can check."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import kernelpot
+
+ROOT = pathlib.Path(kernelpot.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def test_public_names_are_frozen():
+    assert set(kernelpot.__all__) == {
+        "Calculator",
+        "KernelPotential",
+        "ShiftedCosine",
+        "SmoothBump",
+        "Soap",
+        "SparseGPRegressor",
+        "Willatt",
+        "datasets",
+        "load",
+        "read_images",
+    }
+    for name in kernelpot.__all__:
+        assert hasattr(kernelpot, name)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_house_rules(path):
+    text = path.read_text()
+    assert path.name != "utils.py"
+    tree = ast.parse(text)
+    if text.strip():
+        assert ast.get_docstring(tree), "a module says what it is"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assert):
+            # user input is refused with an error that teaches
+            raise AssertionError(f"{path.name}:{node.lineno} asserts")
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            assert ast.get_docstring(node) or _is_member(tree, node), f"{node.name} says nothing"
+    for word in ("TODO", "FIXME", "XXX", "fastmath=True", "neighbors_"):
+        assert word not in text
+
+
+def _is_member(tree, node):
+    """Whether a function stands inside another function, where its name says enough."""
+    return any(
+        isinstance(parent, (ast.FunctionDef,)) and node in ast.walk(parent) and parent is not node
+        for parent in ast.walk(tree)
+    )
+
+
+def test_matplotlib_and_dscribe_are_imported_when_used():
+    code = (
+        "import sys, kernelpot, kernelpot.interfaces.cli;"
+        "print([m for m in ('matplotlib', 'dscribe', 'tblite', 'gpaw') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
