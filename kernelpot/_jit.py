@@ -1,4 +1,4 @@
-"""The only import of Numba: how this library compiles, and why.
+"""How this library compiles, and why: besides `_lanes`, the only import of Numba.
 
 ``error_model="numpy"`` lets a division by zero give infinity as in NumPy, so that loops
 vectorise. ``fastmath`` is the subset of LLVM flags that allows sums to be reordered and

@@ -37,6 +37,10 @@ def find_pairs(
     return PairList(cutoff, skin=0.0).update(positions_nc, cell_cc, pbc_c)
 
 
+_MAX_EXTENT = 1e4
+"""Largest structure, angstrom."""
+
+
 class PairList:
     """Neighbour pairs that are found anew only when atoms or cell have moved enough.
 
@@ -57,9 +61,16 @@ class PairList:
     ----------
     n_builds : int
         How many times the neighbours were searched.
+
+    Raises
+    ------
+    ValueError
+        If the cutoff is not positive or the skin is negative.
     """
 
     def __init__(self, cutoff: float, skin: float = 0.5):
+        if not (np.isfinite(cutoff) and cutoff > 0 and np.isfinite(skin) and skin >= 0):
+            raise ValueError(f"cutoff must be > 0 and skin >= 0; got {cutoff!r} and {skin!r}")
         self.cutoff = float(cutoff)
         self.skin = float(skin)
         self.n_builds = 0
@@ -82,6 +93,11 @@ class PairList:
         -------
         Pairs
             The pairs within the cutoff, sorted by centre.
+
+        Raises
+        ------
+        ValueError
+            If the structure extends over more than 1e4 A, or is not finite.
         """
         positions_nc = as_float(positions_nc).reshape(-1, 3)
         pbc_c = np.broadcast_to(np.asarray(pbc_c, dtype=bool), (3,))
@@ -93,6 +109,13 @@ class PairList:
         return Pairs(*_within(positions_nc, cell_cc, i_p, j_p, S_pc, self.cutoff))
 
     def _build(self, positions_nc: Float, cell_cc: Float, pbc_c: np.ndarray) -> None:
+        extent = max(np.ptp(positions_nc, axis=0).max(initial=0.0), np.abs(cell_cc).max())
+        if not extent <= _MAX_EXTENT:
+            # vesin ends the process when its grid of cells overflows.
+            raise ValueError(
+                f"the structure extends over {extent:.3g} A, more than {_MAX_EXTENT:g} A: an atom "
+                "has flown away (try a shorter time step, or a nearer start), or a position is NaN"
+            )
         search = NeighborList(cutoff=self.cutoff + self.skin, full_list=True, sorted=True)
         i_p, j_p, S_pc = search.compute(positions_nc, cell_cc, pbc_c, quantities="ijS")
         # vesin leaves the order within a centre open, and it may depend on its threads: sums

@@ -153,7 +153,8 @@ def fit(
             "only isolated atoms are left to fit: they are the baseline and say nothing of "
             f"bonding. Add structures with neighbours within the cutoff of {bound.cutoff:g} A."
         )
-    inducing = _choose(structures, bound, options, tell)
+    isolated = set(range(len(structures))) - set(keep.tolist())
+    inducing = _choose(structures, isolated, bound, options, tell)
     seconds["selection"] = time.perf_counter() - started
     n_columns = sum(len(group.Z_mq) for group in inducing)
     log.info(
@@ -272,9 +273,17 @@ def _whitening(inducing: tuple[Inducing, ...], zeta: int) -> Whitening:
 
 
 def _choose(
-    structures: Sequence[Structure], bound: BoundDescriptor, options: Options, tell: Progress
+    structures: Sequence[Structure],
+    isolated: set[int],
+    bound: BoundDescriptor,
+    options: Options,
+    tell: Progress,
 ) -> tuple[Inducing, ...]:
-    """Environments by the selector, each species' share in proportion to its atoms; tangents."""
+    """Environments by the selector, species by species, and their tangents.
+
+    An isolated atom sees itself, so its environment has a local energy, which must be learned to
+    be zero: it is always among the chosen.
+    """
     rng = np.random.default_rng(options.random_state)
     place_n = np.array([(s, n) for s, st in enumerate(structures) for n in range(st.n_atoms)])
     numbers_n = np.concatenate([s.numbers_n for s in structures])
@@ -293,7 +302,11 @@ def _choose(
     groups = []
     for z, number in enumerate(bound.species):
         mine = np.flatnonzero(numbers_n[candidates_n] == number)
-        picked = mine[choice.select(x_nq[mine], quotas[z], options.selector, rng)]
+        alone = [n for n in mine if place_n[candidates_n[n], 0] in isolated][:1]
+        rest = np.setdiff1d(mine, alone)
+        picked = np.concatenate(
+            [alone, rest[choice.select(x_nq[rest], quotas[z] - len(alone), options.selector, rng)]]
+        ).astype(np.intp)
         tangents: list[Float] = []
         for k, n in enumerate(picked):
             s, centre = place_n[candidates_n[n]]
@@ -317,9 +330,7 @@ def _candidates(numbers_n: Int, bound: BoundDescriptor, rng: np.random.Generator
     for number in bound.species:
         mine = np.flatnonzero(numbers_n == number)
         if len(mine) > share:
-            log.info(
-                "environments are chosen among %d of %d atoms of one species", share, len(mine)
-            )
+            log.info("%d of %d atoms of one species are candidates", share, len(mine))
             mine = rng.choice(mine, share, replace=False)
         chosen.append(mine)
     return as_int(np.sort(np.concatenate(chosen)))

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from kernelpot._jit import njit
+from kernelpot._lanes import LANES, at, fill8, load8, store
 from kernelpot.conventions import Float
-from kernelpot.descriptors._lanes import LANES, at, fill8, load8, store
 
 __all__ = ["Harmonics", "gradients", "harmonics", "pulled_back", "values"]
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from kernelpot._jit import njit, njit_parallel, prange
+from kernelpot._lanes import LANES, at, fill4, fill8, load4, load8, store
 from kernelpot.descriptors._harmonics import gradients, pulled_back, values
-from kernelpot.descriptors._lanes import LANES, at, fill4, fill8, load4, load8, store
 from kernelpot.descriptors._soap_numba import directions, select
 from kernelpot.descriptors._spline import radial_and_pull, radial_and_slope
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from kernelpot._jit import njit, njit_parallel, prange
+from kernelpot._lanes import LANES, at, fill4, load4, load8, store
 from kernelpot.conventions import Float, Int
 from kernelpot.descriptors._harmonics import values
-from kernelpot.descriptors._lanes import LANES, at, fill4, load4, load8, store
 from kernelpot.descriptors._spline import radial
 
 __all__ = ["Neighbourhoods", "Plan", "directions", "features", "gather", "select"]

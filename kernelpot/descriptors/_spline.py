@@ -7,7 +7,7 @@ both ends of the interval), with the weight of the neighbour folded into six num
 from __future__ import annotations
 
 from kernelpot._jit import njit
-from kernelpot.descriptors._lanes import LANES, fill4, lane, load4, store
+from kernelpot._lanes import LANES, fill4, lane, load4, store
 
 __all__ = ["radial", "radial_and_pull", "radial_and_slope"]
 

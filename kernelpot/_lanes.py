@@ -19,13 +19,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-
-from kernelpot import _jit
-
-# Numba is imported in one place only; this module extends it and therefore needs its inside.
-_extending = _jit.numba.extending
-_types = _jit.numba.types
-_cgutils = _jit.numba.core.cgutils
+from numba import extending as _extending
+from numba import types as _types
 
 __all__ = ["LANES", "at", "fill4", "fill8", "lane", "load4", "load8", "store"]
 
