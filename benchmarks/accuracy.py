@@ -24,7 +24,7 @@ SETS = {
         "train": "mlearn/Si_train.xyz.xz",
         "test": "mlearn/Si_test.xyz.xz",
         "soap": {"cutoff": 5.0, "n_max": 10, "l_max": 8, "sigma": 0.4},
-        "model": {"n_environments": 150, "n_tangents": 20},
+        "model": {"n_environments": 150, "n_tangents": 20, "sigma_forces": 0.1},
         "labels": ("energy", "forces"),
         "published": {"GAP": (2.91, 70.0), "MTP": (2.21, 60.0)},
         "measure": "mae",
@@ -32,8 +32,13 @@ SETS = {
     "Cu": {
         "train": "mlearn/Cu_train.xyz.xz",
         "test": "mlearn/Cu_test.xyz.xz",
-        "soap": {"cutoff": 4.5, "n_max": 8, "l_max": 8, "sigma": 0.4},
-        "model": {"n_environments": 150, "n_tangents": 20},
+        "soap": {"cutoff": 5.0, "n_max": 8, "l_max": 8, "sigma": 0.4},
+        "model": {
+            "n_environments": 150,
+            "n_tangents": 20,
+            "sigma_energy": 3e-4,
+            "sigma_forces": 0.025,
+        },
         # The stress of this set is off by an isotropic 25 kbar (incomplete basis).
         "labels": ("energy", "forces"),
         "published": {"GAP": (0.46, 10.0), "MTP": (0.41, 10.0)},
@@ -43,7 +48,12 @@ SETS = {
         "train": "mlearn/Mo_train.xyz.xz",
         "test": "mlearn/Mo_test.xyz.xz",
         "soap": {"cutoff": 5.2, "n_max": 8, "l_max": 8, "sigma": 0.4},
-        "model": {"n_environments": 150, "n_tangents": 20},
+        "model": {
+            "n_environments": 150,
+            "n_tangents": 20,
+            "sigma_energy": 3e-4,
+            "sigma_forces": 0.1,
+        },
         "labels": ("energy", "forces"),
         "published": {"GAP": (2.24, 90.0), "MTP": (2.83, 90.0)},
         "measure": "mae",

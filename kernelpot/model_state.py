@@ -62,7 +62,11 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
         "n_environments": sum(len(group.first_e) - 1 for group in fitted.inducing),
         "n_inducing": len(fitted.weights_m),
         "rows": {
-            kind: {"n": triangle.n_rows, "log_noise": triangle.log_noise}
+            kind: {
+                "n": triangle.n_rows,
+                "log_noise": triangle.log_noise,
+                "n_reduced": len(triangle.R),
+            }
             for kind, triangle in fitted.triangles.items()
         },
         "seconds": fitted.seconds,
@@ -101,7 +105,7 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
     n_columns = len(weights_m) + 1
     triangles = {}
     for kind, rows in header["rows"].items():
-        R = np.zeros((min(rows["n"], n_columns), n_columns))
+        R = np.zeros((rows["n_reduced"], n_columns))
         R[_upper(*R.shape)] = arrays[f"triangles/{kind}"]
         triangles[kind] = Triangle(R, rows["n"], rows["log_noise"])
     zeta, delta = int(header["zeta"]), float(header["delta"])

@@ -203,6 +203,9 @@ def test_a_function_serves_as_selector():
 def test_streaming_reduction_keeps_the_normal_equations(seed, n_rows, n_columns, n_buffer):
     rng = np.random.default_rng(seed)
     A, y = rng.standard_normal((n_rows, n_columns)), rng.standard_normal(n_rows)
+    # Rows of structures that lack a species are zero in its columns: cutting the triangle at the
+    # number of rows once lost the row of an isolated atom.
+    A *= rng.random((n_rows, 1)) < np.where(np.arange(n_columns) < n_columns // 2, 0.3, 0.9)
     sigma = rng.uniform(0.1, 2.0, n_rows)
     reducer = solvers.RowReducer(solvers.empty_triangle(n_columns), n_buffer)
     cut = int(rng.integers(0, n_rows + 1))
@@ -210,7 +213,7 @@ def test_streaming_reduction_keeps_the_normal_equations(seed, n_rows, n_columns,
     reducer.add(A[cut:], y[cut:], sigma[cut:])
     triangle = reducer.finish()
     full = np.column_stack([A, y]) / sigma[:, None]
-    assert triangle.R.shape == (min(n_rows, n_columns + 1), n_columns + 1)
+    assert len(triangle.R) <= n_columns + 1
     assert_allclose(
         triangle.R.T @ triangle.R, full.T @ full, atol=1e-10 * np.abs(full.T @ full).max()
     )

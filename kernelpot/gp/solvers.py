@@ -124,7 +124,7 @@ class Triangle(NamedTuple):
     The sufficient statistic of a set of rows: A^T A, A^T y and y^T y are products of its columns.
     """
 
-    R: Float  # (at most n_columns + 1, n_columns + 1)
+    R: Float  # (at most n_columns + 1, n_columns + 1), no row of zeros
     n_rows: int
     log_noise: float  # sum of log(sigma_r) over the rows
 
@@ -237,9 +237,17 @@ class RowReducer:
             The statistic of all rows.
         """
         self._flush()
-        # Fewer rows than columns leave rounding errors below the last row.
-        n_kept = min(self._n_rows, len(self._R))
-        return Triangle(np.ascontiguousarray(self._R[:n_kept]), self._n_rows, self._log_noise)
+        return Triangle(_without_empty_rows(self._R), self._n_rows, self._log_noise)
+
+
+def _without_empty_rows(R: Float) -> Float:
+    """Rows that hold something: with fewer rows than columns most of the triangle is empty.
+
+    Which rows stay empty depends on the columns that are zero, so the first ones are not simply
+    the full ones. What is left is an upper trapezoid still.
+    """
+    size_r = np.abs(R).max(axis=1, initial=0.0)
+    return np.ascontiguousarray(R[size_r > 1e-15 * size_r.max(initial=0.0)])
 
 
 def merge(first: Triangle, second: Triangle) -> Triangle:
@@ -261,10 +269,9 @@ def merge(first: Triangle, second: Triangle) -> Triangle:
     R = np.zeros((n_columns, n_columns), order="F")
     R[: len(first.R)] = first.R
     R = absorb(R, np.asfortranarray(second.R.copy()))
-    n_rows = first.n_rows + second.n_rows
     return Triangle(
-        np.ascontiguousarray(R[: min(n_rows, n_columns)]),
-        n_rows,
+        _without_empty_rows(R),
+        first.n_rows + second.n_rows,
         first.log_noise + second.log_noise,
     )
 
