@@ -39,7 +39,7 @@ class KernelPotential(BaseEstimator):
     Parameters
     ----------
     descriptor : Descriptor | None
-        For instance ``Soap(cutoff=5.0)``; None for ``Soap(cutoff=5.0)``.
+        For instance ``Soap(cutoff=6.0)``; None for ``Soap()``.
     zeta : int
         Exponent of the kernel.
     delta : float | None
@@ -164,7 +164,7 @@ class KernelPotential(BaseEstimator):
         """
         options = self._options()
         structures = self._structures(images, labels="required")
-        descriptor = Soap(cutoff=5.0) if self.descriptor is None else self.descriptor
+        descriptor = Soap() if self.descriptor is None else self.descriptor
         fitted = training.fit(structures, descriptor, options, self.progress)
         # Assigned last: an interrupted or failed fit leaves an earlier one as it was.
         self._descriptor = descriptor

@@ -88,7 +88,7 @@ class Soap(Parameters):
     def __init__(
         self,
         *,
-        cutoff: float,
+        cutoff: float = 5.0,
         n_max: int = 8,
         l_max: int = 6,
         sigma: float = 0.5,

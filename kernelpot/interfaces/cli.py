@@ -71,10 +71,10 @@ def demo(
         with progress_bar() as progress:
             model = KernelPotential(Soap(cutoff=5.0), **_DEMO_MODEL, progress=progress)
             model.fit(train)
-        say_model(model)
-        _say_errors(model, test, "Errors on the test structures", by_group=True)
         model.save(output)
+        say_model(model)
         say(f"\nSaved {output}.")
+        _say_errors(model, test, "Errors on the test structures", by_group=True)
 
         crystal = bulk("Si", "diamond", a=5.47, cubic=True).repeat(2)
         _drive(
@@ -143,10 +143,10 @@ def fit(
         if example:
             typer.echo(settings.example(), nl=False)
             return
-        _fit(settings.check_settings(settings.combine(source, given)))
+        _fit(settings.check_settings(settings.combine(source, given)), debug)
 
 
-def _fit(settings: FitSettings) -> None:
+def _fit(settings: FitSettings, debug: bool) -> None:
     from kernelpot.interfaces.settings import make_model
 
     target = Path(settings.output.model)
@@ -157,13 +157,16 @@ def _fit(settings: FitSettings) -> None:
     test = _read(settings.data.test) if settings.data.test else []
     with progress_bar() as progress:
         model = make_model(settings, progress).fit(train)
-    say_model(model)
-    if test:
-        compared = _say_errors(model, test, "Errors on the test structures", by_group=True)
-        if settings.output.plots:
-            _save_parity(compared, Path(settings.output.plots), f"{target.name}, test structures")
+    # Before anything else can fail: a fit may have taken hours.
     model.save(target)
-    say(f"\nSaved {target}.")
+    with one_line_errors(debug, f"{target} is saved"):
+        say_model(model)
+        say(f"\nSaved {target}.")
+        if test:
+            compared = _say_errors(model, test, "Errors on the test structures", by_group=True)
+            if settings.output.plots:
+                title = f"{target.name}, test structures"
+                _save_parity(compared, Path(settings.output.plots), title)
 
 
 @app.command()

@@ -55,9 +55,6 @@ Table = dict[str, Any]
 Part = Table | Literal["none"]
 """TOML has no null: "none" switches a part off."""
 
-_STANDARD = Soap(cutoff=5.0)
-"""What `KernelPotential` takes where it is given no descriptor."""
-
 _DESCRIPTOR = {
     "cutoff": (Positive, "radius of an environment, A"),
     "n_max": (Count, "radial functions"),
@@ -107,7 +104,7 @@ def _section(
     return create_model(name, __base__=_Section, **described)
 
 
-DescriptorSettings = _section("DescriptorSettings", _STANDARD.to_settings(), _DESCRIPTOR)
+DescriptorSettings = _section("DescriptorSettings", Soap().to_settings(), _DESCRIPTOR)
 ModelSettings = _section(
     "ModelSettings",
     {name: p.default for name, p in inspect.signature(KernelPotential).parameters.items()},
