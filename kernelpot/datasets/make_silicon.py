@@ -84,6 +84,7 @@ class Frame(NamedTuple):
 
     atoms: Atoms
     kpts: tuple[int, int, int]
+    gamma: bool = False  # whether the grid is centred on Gamma
 
 
 def _rng(group: str, index: int) -> np.random.Generator:
@@ -124,11 +125,11 @@ def _isolated() -> Iterator[Frame]:
 
 
 def _diamond_strained() -> Iterator[Frame]:
-    kpts = (4, 4, 4)
+    kpts = (6, 6, 6)
     for scale in np.linspace(0.93, 1.07, 12):
         atoms = bulk("Si", "diamond", CUBIC)
         _strain(atoms, (scale - 1.0) * np.eye(3))
-        yield Frame(atoms, kpts)
+        yield Frame(atoms, kpts, gamma=True)
     for index in range(12, 32):
         rng = _rng("diamond-strained", index)
         atoms = bulk("Si", "diamond", CUBIC)
@@ -136,16 +137,17 @@ def _diamond_strained() -> Iterator[Frame]:
         if index < 22:  # pure shear
             np.fill_diagonal(strain_cc, 0.0)
         _strain(atoms, strain_cc)
-        yield Frame(atoms, kpts)
+        yield Frame(atoms, kpts, gamma=True)
 
 
 def _diamond_rattled() -> Iterator[Frame]:
-    # Repeats of the primitive cell with its 4x4x4 grid folded: the sampling is the same in all.
+    # Repeats of the primitive cell with its 6x6x6 grid folded: the sampling is the same in all,
+    # because all grids are centred on Gamma.
     shapes = (
-        [((1, 1, 1), (4, 4, 4))] * 10
-        + [((2, 1, 1), (2, 4, 4))] * 14
-        + [((2, 2, 1), (2, 2, 4))] * 18
-        + [((2, 2, 2), (2, 2, 2))] * 4
+        [((1, 1, 1), (6, 6, 6))] * 10
+        + [((2, 1, 1), (3, 6, 6))] * 14
+        + [((2, 2, 1), (3, 3, 6))] * 18
+        + [((2, 2, 2), (3, 3, 3))] * 4
     )
     amplitudes = (0.02, 0.05, 0.10, 0.15, 0.20, 0.25)
     for index, (repeat, kpts) in enumerate(shapes):
@@ -153,7 +155,7 @@ def _diamond_rattled() -> Iterator[Frame]:
         atoms = bulk("Si", "diamond", CUBIC) * repeat
         _strain(atoms, _random_strain(rng, 0.03))
         _rattle(atoms, rng, amplitudes[index % len(amplitudes)])
-        yield Frame(atoms, kpts)
+        yield Frame(atoms, kpts, gamma=True)
 
 
 def _vacancy() -> Iterator[Frame]:
@@ -164,7 +166,7 @@ def _vacancy() -> Iterator[Frame]:
         del atoms[int(rng.integers(len(atoms)))]
         _strain(atoms, _random_strain(rng, 0.02))
         _rattle(atoms, rng, (0.02, 0.06, 0.10, 0.15)[index % 4])
-        yield Frame(atoms, (2, 2, 4) if small else (2, 2, 2))
+        yield Frame(atoms, (3, 3, 6) if small else (3, 3, 3), gamma=True)
 
 
 def _beta_tin_frames() -> Iterator[Frame]:
@@ -174,7 +176,7 @@ def _beta_tin_frames() -> Iterator[Frame]:
         _strain(atoms, rng.uniform(-0.05, 0.05) * np.eye(3) + _random_strain(rng, 0.04))
         if index >= 5:
             _rattle(atoms, rng, (0.05, 0.10, 0.15)[index % 3])
-        yield Frame(atoms, (8, 8, 6))
+        yield Frame(atoms, (10, 10, 8))
 
 
 def _fcc() -> Iterator[Frame]:
@@ -207,7 +209,7 @@ def _orthorhombic(group: str, edge: float) -> Iterator[Frame]:
 def _liquid() -> Iterator[Frame]:
     """Snapshots of Langevin dynamics with the Tersoff potential, near the liquid's density."""
     index = 0
-    for repeat, kpts, count in (((2, 2, 1), (2, 2, 4), 12), ((2, 2, 2), (2, 2, 2), 6)):
+    for repeat, kpts, count in (((2, 2, 1), (3, 3, 6), 12), ((2, 2, 2), (3, 3, 3), 6)):
         rng = _rng("liquid", index)
         atoms = bulk("Si", "diamond", CUBIC) * repeat
         # 18.3 A^3 per atom: 2.55 g/cm^3, the density of liquid silicon.
@@ -233,7 +235,7 @@ def _liquid() -> Iterator[Frame]:
             snapshot = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
             _strain(snapshot, _random_strain(_rng("liquid", index), 0.04))
             snapshot.wrap()
-            yield Frame(snapshot, kpts)
+            yield Frame(snapshot, kpts, gamma=True)
             index += 1
 
 
@@ -276,7 +278,7 @@ def _calculator(frame: Frame, **changes: Any) -> Any:
         # dedecut: the stress then belongs to a fixed cutoff, not to a fixed number of plane waves.
         "mode": PW(changes.pop("ecut", ECUT), dedecut="estimate"),
         "xc": "PBE",
-        "kpts": frame.kpts,
+        "kpts": {"size": frame.kpts, "gamma": frame.gamma},
         "occupations": {"name": "fermi-dirac", "width": SMEARING},
         "convergence": {"density": 1e-5, "eigenstates": 1e-7, "energy": 1e-6},
         "txt": None,
@@ -378,7 +380,7 @@ def check(frames: list[Frame]) -> None:
                 f" error {(found - numeric) / units.GPa:.3f} GPa",
                 flush=True,
             )
-        double = tuple(2 * k for k in frame.kpts)
+        double = {"size": tuple(2 * k for k in frame.kpts), "gamma": frame.gamma}
         for name, change in (("ecut 500 eV", {"ecut": 500.0}), ("kpts doubled", {"kpts": double})):
             better = label(frame, **change)
             shift = (labelled.get_potential_energy() - better.get_potential_energy()) / n_atoms
