@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from kernelpot.gp import SparseGPRegressor, covariances, evidence, inducing, kernels, solvers
 from tests.naive import gp as naive
@@ -315,7 +315,11 @@ def test_evidence_finds_the_amplitude_of_the_prior():
 # ---------------------------------------------------------------------------- regressor
 
 
-@parametrize_with_checks([SparseGPRegressor(n_inducing=50)])
+@pytest.mark.parametrize(
+    ("estimator", "check"),
+    list(estimator_checks_generator(SparseGPRegressor(n_inducing=50))),
+    ids=lambda part: getattr(getattr(part, "func", None), "__name__", ""),
+)
 @pytest.mark.filterwarnings("default")
 def test_regressor_keeps_the_contract_of_scikit_learn(estimator, check):
     check(estimator)
