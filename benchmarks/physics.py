@@ -20,25 +20,18 @@ import numpy as np
 from ase import units
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.md.velocitydistribution import (
-    MaxwellBoltzmannDistribution,
-    Stationary,
-    force_temperature,
-)
 from ase.md.verlet import VelocityVerlet
 
 from kernelpot import Calculator, KernelPotential, Soap, read_images
+from kernelpot.interfaces.dynamics import thermalise
 from kernelpot.testing import potential_errors
 
 
 def dynamics(model, atoms, n_steps):
     """Total energy of an NVE run, meV/atom, and the time of one step per atom."""
     atoms.calc = Calculator(model)
-    rng = np.random.default_rng(0)
     # Twice the temperature: half of it goes into the potential energy of a perfect crystal.
-    MaxwellBoltzmannDistribution(atoms, temperature_K=2000, rng=rng)
-    Stationary(atoms)
-    force_temperature(atoms, 2000)
+    thermalise(atoms, temperature=2000.0, seed=0)
     VelocityVerlet(atoms, 1.0 * units.fs).run(500)
     total, kelvin = [], []
     md = VelocityVerlet(atoms, 1.0 * units.fs)
