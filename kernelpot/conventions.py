@@ -28,6 +28,7 @@ xx yy zz yz xz xy, as in ASE.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,10 @@ LABEL_KINDS = ("energy", "forces", "stress")
 
 MIN_DISTANCE = 0.1
 """Two atoms nearer than this (angstrom) are taken for a fault in the input."""
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a stage, what of it is done, and its total."""
 
 
 class Pairs(NamedTuple):

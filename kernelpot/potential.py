@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import kernelpot.model_file as model_file
 import kernelpot.training as training
-from kernelpot.conventions import LABEL_KINDS, Float, Prediction, voigt_from_tensor
+from kernelpot.conventions import LABEL_KINDS, Float, Prediction, Progress, voigt_from_tensor
 from kernelpot.data import LabelKeys, Noise, Structure, data_hash, structures_from_atoms
 from kernelpot.descriptors import Soap
 from kernelpot.descriptors.protocol import Descriptor
@@ -25,7 +25,7 @@ from kernelpot.gp.kernels import check_zeta
 from kernelpot.model_state import State, pack, unpack
 from kernelpot.neighbours import find_pairs
 from kernelpot.prediction import Predictor
-from kernelpot.training import Fitted, Progress
+from kernelpot.training import Fitted
 
 __all__ = ["KernelPotential", "load"]
 

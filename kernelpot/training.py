@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import LABEL_KINDS, Float, Int, System, as_int
+from kernelpot.conventions import LABEL_KINDS, Float, Progress
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError, DataWarning, check_energy_scale
 from kernelpot.descriptors.protocol import BoundDescriptor, Descriptor
-from kernelpot.gp import inducing as choice
 from kernelpot.gp.covariances import K_mm
 from kernelpot.gp.evidence import maximise_over_delta
-from kernelpot.gp.inducing import Inducing
+from kernelpot.gp.inducing import Inducing, Selector
 from kernelpot.gp.solvers import (
     Posterior,
     RowReducer,
@@ -28,16 +27,11 @@ from kernelpot.gp.solvers import (
     posterior,
     whiten_blocks,
 )
-from kernelpot.neighbours import find_pairs
 from kernelpot.rows import structure_rows
+from kernelpot.selection import choose_inducing, system_of
 from kernelpot.terms.composition import CompositionBaseline, fit_composition
 
 log = logging.getLogger("kernelpot")
-
-Progress = Callable[[str, int, int], None]
-
-_CANDIDATE_BYTES = 2**29
-"""Bound on the features of the candidates from which environments are chosen."""
 
 _RANK_TOLERANCE = 1e-10
 """Inducing variables whose variance is, given the others, below this fraction are dependent."""
@@ -51,7 +45,7 @@ class Options(NamedTuple):
     n_environments: int | dict[str, int]
     n_tangents: int
     tangent_threshold: float
-    selector: str | choice.Selector
+    selector: str | Selector
     random_state: int | None
 
 
@@ -78,38 +72,6 @@ class Solved(NamedTuple):
     def __call__(self) -> Posterior:
         """Give it."""
         return self.posterior
-
-
-def system_of(descriptor: BoundDescriptor, structure: Structure) -> System:
-    """What the descriptor sees of a structure.
-
-    Parameters
-    ----------
-    descriptor : BoundDescriptor
-        Gives the cutoff and the list of species.
-    structure : Structure
-        A structure of known species.
-
-    Returns
-    -------
-    System
-        Species indices and neighbour pairs.
-
-    Raises
-    ------
-    DataError
-        If a species is not among the descriptor's.
-    """
-    unknown = set(structure.numbers_n.tolist()) - set(descriptor.species)
-    if unknown:
-        raise DataError(
-            f"{structure.name} contains the atomic numbers {sorted(unknown)}, which the model does "
-            f"not know (it knows {list(descriptor.species)}). Fit anew with all structures."
-        )
-    pairs = find_pairs(
-        structure.positions_nc, structure.cell_cc, structure.pbc_c, descriptor.cutoff
-    )
-    return System(as_int(np.searchsorted(descriptor.species, structure.numbers_n)), pairs)
 
 
 def fit(
@@ -154,7 +116,17 @@ def fit(
             f"bonding. Add structures with neighbours within the cutoff of {bound.cutoff:g} A."
         )
     isolated = set(range(len(structures))) - set(keep.tolist())
-    inducing = _choose(structures, isolated, bound, options, tell)
+    inducing = choose_inducing(
+        structures,
+        isolated,
+        bound,
+        n_environments=options.n_environments,
+        n_tangents=options.n_tangents,
+        tangent_threshold=options.tangent_threshold,
+        selector=options.selector,
+        random_state=options.random_state,
+        tell=tell,
+    )
     seconds["selection"] = time.perf_counter() - started
     n_columns = sum(len(group.Z_mq) for group in inducing)
     log.info(
@@ -267,93 +239,6 @@ def solve(
 
 def _whitening(inducing: tuple[Inducing, ...], zeta: int) -> Whitening:
     return whiten_blocks([K_mm(group, zeta) for group in inducing], _RANK_TOLERANCE)
-
-
-# --------------------------------------------------------------- choice of inducing variables
-
-
-def _choose(
-    structures: Sequence[Structure],
-    isolated: set[int],
-    bound: BoundDescriptor,
-    options: Options,
-    tell: Progress,
-) -> tuple[Inducing, ...]:
-    """Environments by the selector, species by species, and their tangents.
-
-    An isolated atom sees itself, so its environment has a local energy, which must be learned to
-    be zero: it is always among the chosen.
-    """
-    rng = np.random.default_rng(options.random_state)
-    place_n = np.array([(s, n) for s, st in enumerate(structures) for n in range(st.n_atoms)])
-    numbers_n = np.concatenate([s.numbers_n for s in structures])
-    candidates_n = _candidates(numbers_n, bound, rng)
-
-    x_nq = np.empty((len(candidates_n), bound.n_features))
-    for s, structure in enumerate(structures):
-        mine = np.flatnonzero(place_n[candidates_n, 0] == s)
-        if len(mine):
-            centres_b = as_int(place_n[candidates_n[mine], 1])
-            x_nq[mine] = bound.features(system_of(bound, structure), centres_b)[0]
-        tell("features", s + 1, len(structures))
-
-    counts = [int(np.count_nonzero(numbers_n == z)) for z in bound.species]
-    quotas = _quotas(options.n_environments, bound.species, counts)
-    groups = []
-    for z, number in enumerate(bound.species):
-        mine = np.flatnonzero(numbers_n[candidates_n] == number)
-        alone = [n for n in mine if place_n[candidates_n[n], 0] in isolated][:1]
-        rest = np.setdiff1d(mine, alone)
-        picked = np.concatenate(
-            [alone, rest[choice.select(x_nq[rest], quotas[z] - len(alone), options.selector, rng)]]
-        ).astype(np.intp)
-        tangents: list[Float] = []
-        for k, n in enumerate(picked):
-            s, centre = place_n[candidates_n[n]]
-            if options.n_tangents:
-                system = system_of(bound, structures[s])
-                _, J_pcq = bound.jacobian(system, as_int([centre]))
-                tangents.append(
-                    choice.tangents(J_pcq, options.n_tangents, options.tangent_threshold)
-                )
-            else:
-                tangents.append(np.zeros((0, bound.n_features)))
-            tell("tangents", sum(quotas[:z]) + k + 1, sum(quotas))
-        groups.append(choice.join(x_nq[picked], tangents))
-    return tuple(groups)
-
-
-def _candidates(numbers_n: Int, bound: BoundDescriptor, rng: np.random.Generator) -> Int:
-    """Atoms among which environments are chosen: all, or an equal random share per species."""
-    share = max(1, _CANDIDATE_BYTES // (8 * bound.n_features * len(bound.species)))
-    chosen = []
-    for number in bound.species:
-        mine = np.flatnonzero(numbers_n == number)
-        if len(mine) > share:
-            log.info("%d of %d atoms of one species are candidates", share, len(mine))
-            mine = rng.choice(mine, share, replace=False)
-        chosen.append(mine)
-    return as_int(np.sort(np.concatenate(chosen)))
-
-
-def _quotas(
-    n_environments: int | dict[str, int], species: tuple[int, ...], counts: Sequence[int]
-) -> list[int]:
-    """Environments per species: as named, or in proportion to the square root of its atoms."""
-    if isinstance(n_environments, dict):
-        from ase.data import chemical_symbols
-
-        names = [chemical_symbols[z] for z in species]
-        missing = sorted(set(names) ^ set(n_environments))
-        if missing:
-            raise ValueError(
-                f"n_environments names {sorted(n_environments)}, the data contain {names}; "
-                f"every species needs one entry (check {', '.join(missing)})"
-            )
-        return [min(int(n_environments[a]), c) for a, c in zip(names, counts, strict=True)]
-    share = np.sqrt(counts)
-    wanted = np.maximum(1, np.round(n_environments * share / share.sum())).astype(int)
-    return [min(int(w), c) for w, c in zip(wanted, counts, strict=True)]
 
 
 # ------------------------------------------------------------------------------- label rows
