@@ -93,39 +93,43 @@ def time_stages(model, atoms, repeats):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="*", default=[64, 512, 4096])
-    parser.add_argument("--n-max", type=int, default=8)
-    parser.add_argument("--l-max", type=int, default=8)
+    parser.add_argument(
+        "--settings",
+        nargs="*",
+        default=["8,8,300", "8,6,300", "6,4,100"],
+        metavar="N_MAX,L_MAX,N_ENVIRONMENTS",
+    )
     parser.add_argument("--cutoff", type=float, default=5.0)
-    parser.add_argument("--n-environments", type=int, default=300)
     parser.add_argument("--n-tangents", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
-
-    soap = Soap(cutoff=args.cutoff, n_max=args.n_max, l_max=args.l_max)
-    model = KernelPotential(soap, n_environments=args.n_environments, n_tangents=args.n_tangents)
-    model.fit(datasets.load_silicon("train"))
     rate = gemm_rate()
-    descriptor = model.fitted_.descriptor
-    print(
-        f"n_max {args.n_max}, l_max {args.l_max}, cutoff {args.cutoff} A, {model.n_environments_} "
-        f"environments, {model.n_inducing_ - model.n_environments_} tangents, "
-        f"{descriptor.n_features} features; matrix product {rate / 1e9:.0f} GFLOP/s"
-    )
-    print(f"{'atoms':>8} {'stage':<28} {'us/atom':>9} {'floor':>8} {'share of floor':>15}")
-    for size in args.sizes:
-        repeat = max(1, round((size / 8) ** (1 / 3)))
-        atoms = bulk("Si", a=5.47, cubic=True) * (repeat, repeat, repeat)
-        atoms.rattle(0.1, seed=1)
-        n_neighbours, stages = time_stages(model, atoms, args.repeats)
-        flops = floor_flops(
-            args.n_max, args.l_max, descriptor.n_features, model.n_environments_, n_neighbours
+    print(f"matrix product {rate / 1e9:.0f} GFLOP/s; cutoff {args.cutoff} A")
+    for setting in args.settings:
+        n_max, l_max, n_environments = map(int, setting.split(","))
+        model = KernelPotential(
+            Soap(cutoff=args.cutoff, n_max=n_max, l_max=l_max),
+            n_environments=n_environments,
+            n_tangents=args.n_tangents,
+        ).fit(datasets.load_silicon("train"))
+        n_features = model.fitted_.descriptor.n_features
+        print(
+            f"\nn_max {n_max}, l_max {l_max}: {n_features} features, {model.n_environments_} "
+            f"environments, {model.n_inducing_ - model.n_environments_} tangents"
         )
-        for stage, (seconds, parts) in stages.items():
-            floor = sum(flops[part] for part in parts or flops) / rate
-            print(
-                f"{len(atoms):>8} {stage:<28} {1e6 * seconds:>9.1f} {1e6 * floor:>8.1f} "
-                f"{floor / seconds:>14.0%}"
-            )
+        print(f"{'atoms':>8} {'stage':<28} {'us/atom':>9} {'floor':>8} {'share of floor':>15}")
+        for size in args.sizes:
+            repeat = max(1, round((size / 8) ** (1 / 3)))
+            atoms = bulk("Si", a=5.47, cubic=True) * (repeat, repeat, repeat)
+            atoms.rattle(0.1, seed=1)
+            n_neighbours, stages = time_stages(model, atoms, args.repeats)
+            flops = floor_flops(n_max, l_max, n_features, model.n_environments_, n_neighbours)
+            for stage, (seconds, parts) in stages.items():
+                floor = sum(flops[part] for part in parts or flops) / rate
+                print(
+                    f"{len(atoms):>8} {stage:<28} {1e6 * seconds:>9.1f} {1e6 * floor:>8.1f} "
+                    f"{floor / seconds:>14.0%}"
+                )
 
 
 if __name__ == "__main__":
