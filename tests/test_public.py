@@ -28,6 +28,9 @@ def test_public_names_are_frozen():
     }
     for name in kernelpot.__all__:
         assert hasattr(kernelpot, name)
+        assert name in dir(kernelpot)
+    with pytest.raises(AttributeError, match="no attribute 'Soup'"):
+        _ = kernelpot.Soup
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -55,10 +58,14 @@ def _is_member(tree, node):
     )
 
 
-def test_matplotlib_and_dscribe_are_imported_when_used():
-    code = (
-        "import sys, kernelpot, kernelpot.interfaces.cli;"
-        "print([m for m in ('matplotlib', 'dscribe', 'tblite', 'gpaw') if m in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import kernelpot.interfaces.cli", ("numba", "sklearn", "matplotlib", "dscribe")),
+        ("from kernelpot import *", ("matplotlib", "dscribe", "tblite", "gpaw")),
+    ],
+)
+def test_heavy_modules_are_imported_when_used(code, heavy):
+    code += f"; import sys; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
