@@ -24,7 +24,7 @@ SETS = {
         "train": "mlearn/Si_train.xyz.xz",
         "test": "mlearn/Si_test.xyz.xz",
         "soap": {"cutoff": 5.0, "n_max": 10, "l_max": 8, "sigma": 0.4},
-        "model": {"n_environments": 150, "n_tangents": 20, "sigma_forces": 0.1},
+        "model": {"n_environments": 200, "n_tangents": 20, "sigma_forces": 0.1},
         "labels": ("energy", "forces", "stress"),
         "published": {"GAP": (2.91, 70.0), "MTP": (2.21, 60.0)},
         "measure": "mae",

@@ -18,6 +18,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from kernelpot._jit import njit
+from kernelpot._threads import one_blas_thread
 from kernelpot.conventions import Float, Int, Pairs, System, as_int
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.gp.covariances import K_bb
@@ -178,14 +179,15 @@ class Predictor:
         system = System(self.species_of(numbers_n, name), pairs)
         energies_n = self._baseline.energies_of(numbers_n)
         gradient_pc = np.zeros((len(pairs.i_p), 3))
-        for z, centres_b in species_blocks(system.species_n, len(self.species), _BLOCK):
-            V_jq, alpha_e = self._collapsed[z]
-            if len(alpha_e) == 0:
-                continue
-            x_bq, state = self._descriptor.features(system, centres_b)
-            products_bj = x_bq @ V_jq.T  # (b, 2 e)
-            energies_n[centres_b] += _local_energies(products_bj, alpha_e, self._zeta)
-            self._descriptor.vjp(system, centres_b, state, products_bj @ V_jq, gradient_pc)
+        with one_blas_thread():
+            for z, centres_b in species_blocks(system.species_n, len(self.species), _BLOCK):
+                V_jq, alpha_e = self._collapsed[z]
+                if len(alpha_e) == 0:
+                    continue
+                x_bq, state = self._descriptor.features(system, centres_b)
+                products_bj = x_bq @ V_jq.T  # (b, 2 e)
+                energies_n[centres_b] += _local_energies(products_bj, alpha_e, self._zeta)
+                self._descriptor.vjp(system, centres_b, state, products_bj @ V_jq, gradient_pc)
         forces_nc, strain_ncd = _collect(
             gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, len(numbers_n)
         )
