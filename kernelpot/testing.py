@@ -23,7 +23,7 @@ _DERIVATIVE = 1e-6
 
 
 def potential_errors(
-    potential: Potential, atoms: Atoms, steps: Sequence[float] = (1e-3, 3e-4, 1e-4)
+    potential: Potential, atoms: Atoms, steps: Sequence[float] = (4e-3, 1e-3, 3e-4)
 ) -> dict[str, float]:
     """Worst relative violation of each law that a potential must keep.
 

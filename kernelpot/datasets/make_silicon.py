@@ -33,6 +33,7 @@ from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.calculators.tersoff import Tersoff, TersoffParameters
+from ase.dft.kpoints import monkhorst_pack
 from ase.io import read, write
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import thermalize_momenta
@@ -83,8 +84,14 @@ class Frame(NamedTuple):
     """A cell to label and the k-point grid that belongs to its shape."""
 
     atoms: Atoms
-    kpts: tuple[int, int, int]
-    gamma: bool = False  # whether the grid is centred on Gamma
+    kpts: tuple[int, int, int]  # Monkhorst-Pack
+    folded: bool = False  # whether odd numbers stand for twice as many in a cell of half the edge
+
+    def points(self, factor: int = 1) -> np.ndarray:
+        """Scaled k points; of a folded grid those that the even grid of the half edge becomes."""
+        size = np.multiply(self.kpts, factor)
+        shift = np.where(self.folded & (size % 2 == 1), 0.5 / size, 0.0)
+        return monkhorst_pack(size) + shift
 
 
 def _rng(group: str, index: int) -> np.random.Generator:
@@ -129,7 +136,7 @@ def _diamond_strained() -> Iterator[Frame]:
     for scale in np.linspace(0.93, 1.07, 12):
         atoms = bulk("Si", "diamond", CUBIC)
         _strain(atoms, (scale - 1.0) * np.eye(3))
-        yield Frame(atoms, kpts, gamma=True)
+        yield Frame(atoms, kpts, folded=True)
     for index in range(12, 32):
         rng = _rng("diamond-strained", index)
         atoms = bulk("Si", "diamond", CUBIC)
@@ -137,12 +144,11 @@ def _diamond_strained() -> Iterator[Frame]:
         if index < 22:  # pure shear
             np.fill_diagonal(strain_cc, 0.0)
         _strain(atoms, strain_cc)
-        yield Frame(atoms, kpts, gamma=True)
+        yield Frame(atoms, kpts, folded=True)
 
 
 def _diamond_rattled() -> Iterator[Frame]:
-    # Repeats of the primitive cell with its 6x6x6 grid folded: the sampling is the same in all,
-    # because all grids are centred on Gamma.
+    # Repeats of the primitive cell with its 6x6x6 grid folded: the sampling is the same in all.
     shapes = (
         [((1, 1, 1), (6, 6, 6))] * 10
         + [((2, 1, 1), (3, 6, 6))] * 14
@@ -155,7 +161,7 @@ def _diamond_rattled() -> Iterator[Frame]:
         atoms = bulk("Si", "diamond", CUBIC) * repeat
         _strain(atoms, _random_strain(rng, 0.03))
         _rattle(atoms, rng, amplitudes[index % len(amplitudes)])
-        yield Frame(atoms, kpts, gamma=True)
+        yield Frame(atoms, kpts, folded=True)
 
 
 def _vacancy() -> Iterator[Frame]:
@@ -166,7 +172,7 @@ def _vacancy() -> Iterator[Frame]:
         del atoms[int(rng.integers(len(atoms)))]
         _strain(atoms, _random_strain(rng, 0.02))
         _rattle(atoms, rng, (0.02, 0.06, 0.10, 0.15)[index % 4])
-        yield Frame(atoms, (3, 3, 6) if small else (3, 3, 3), gamma=True)
+        yield Frame(atoms, (3, 3, 6) if small else (3, 3, 3), folded=True)
 
 
 def _beta_tin_frames() -> Iterator[Frame]:
@@ -235,7 +241,7 @@ def _liquid() -> Iterator[Frame]:
             snapshot = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
             _strain(snapshot, _random_strain(_rng("liquid", index), 0.04))
             snapshot.wrap()
-            yield Frame(snapshot, kpts, gamma=True)
+            yield Frame(snapshot, kpts, folded=True)
             index += 1
 
 
@@ -278,7 +284,7 @@ def _calculator(frame: Frame, **changes: Any) -> Any:
         # dedecut: the stress then belongs to a fixed cutoff, not to a fixed number of plane waves.
         "mode": PW(changes.pop("ecut", ECUT), dedecut="estimate"),
         "xc": "PBE",
-        "kpts": {"size": frame.kpts, "gamma": frame.gamma},
+        "kpts": frame.points(changes.pop("k_factor", 1)),
         "occupations": {"name": "fermi-dirac", "width": SMEARING},
         "convergence": {"density": 1e-5, "eigenstates": 1e-7, "energy": 1e-6},
         "txt": None,
@@ -308,7 +314,8 @@ def label(frame: Frame, **changes: Any) -> Atoms:
     frame : Frame
         The cell and its k-point grid.
     **changes : Any
-        Settings of GPAW to replace (`ecut` in eV, `kpts`), for convergence checks.
+        Settings of GPAW to replace (`ecut` in eV, `k_factor` on each direction's k points), for
+        convergence checks.
 
     Returns
     -------
@@ -380,8 +387,7 @@ def check(frames: list[Frame]) -> None:
                 f" error {(found - numeric) / units.GPa:.3f} GPa",
                 flush=True,
             )
-        double = {"size": tuple(2 * k for k in frame.kpts), "gamma": frame.gamma}
-        for name, change in (("ecut 500 eV", {"ecut": 500.0}), ("kpts doubled", {"kpts": double})):
+        for name, change in (("ecut 500 eV", {"ecut": 500.0}), ("kpts doubled", {"k_factor": 2})):
             better = label(frame, **change)
             shift = (labelled.get_potential_energy() - better.get_potential_energy()) / n_atoms
             forces = np.abs(labelled.get_forces() - better.get_forces()).max()
