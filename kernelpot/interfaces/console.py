@@ -147,7 +147,6 @@ def model_facts(model: Any) -> dict[str, str]:
 
     summary = model.training_summary_
     n_tangents = model.n_inducing_ - model.n_environments_
-    baseline = dict(zip(model.species_, model.baseline_.energies_of(model.species_), strict=True))
     numbers = summary["n_labels"]
     errors = {
         name: ", ".join(
@@ -165,7 +164,7 @@ def model_facts(model: Any) -> dict[str, str]:
         + (" (by the evidence)" if model.delta is None else ""),
         "inducing": f"{model.n_environments_} environments ({_selector(model)}),"
         f" {n_tangents} tangents",
-        "baseline": ", ".join(f"{chemical_symbols[z]} {e:.6g} eV" for z, e in baseline.items()),
+        "baseline": model.baseline_.describe(),
         "noise": f"energy {_noise(model.sigma_energy)} eV/atom, forces"
         f" {_noise(model.sigma_forces)} eV/A, stress {_noise(model.sigma_stress)} eV/A^3",
         "trained on": f"{summary['n_structures']} structures, {summary['n_atoms']} atoms; "
