@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.testing import assert_allclose
 from sklearn.base import clone
@@ -14,8 +15,10 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from kernelpot import KernelPotential, Soap, load, rows, training
 from kernelpot.data import LabelKeys, Noise, structures_from_atoms
 from kernelpot.data_checks import DataError, DataWarning
+from kernelpot.gp.inducing import SELECTORS
 from kernelpot.model_file import ModelFileError
 from kernelpot.testing import check_descriptor, check_potential
+from tests.conftest import alloy, label
 from tests.naive import gp as naive
 
 
@@ -211,6 +214,25 @@ def test_noise_per_structure_and_source_weights_labels(emt_images, emt_soap):
         atoms.info["sigma_forces"] = 0.01 if k % 2 else 1.0
     same = KernelPotential(emt_soap, **args).fit(one)
     assert_allclose(same.log_evidence_, model.log_evidence_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("selector", [*SELECTORS, lambda x_nq, n, rng: np.arange(n)])
+def test_every_selector_fits(selector, emt_images, emt_soap, tmp_path):
+    counts = {"Cu": 5, "Au": 3}
+    model = KernelPotential(emt_soap, n_environments=counts, n_tangents=3, selector=selector)
+    model.fit(emt_images[:12])
+    assert [len(group.first_e) - 1 for group in model.fitted_.inducing] == [5, 3]
+    assert model.score(emt_images[:12]) > 0.5
+    model.save(tmp_path / "model.kpot")  # a file holds the name of a function, not the function
+    assert np.array_equal(load(tmp_path / "model.kpot").fitted_.weights_m, model.fitted_.weights_m)
+
+
+def test_symmetric_environments_get_fewer_tangents(emt_soap):
+    crystal = label(bulk("Cu", "fcc", a=3.7))
+    shaken = label(alloy(np.random.default_rng(5)))
+    model = KernelPotential(emt_soap, n_environments=9, n_tangents=40).fit([crystal, shaken])
+    counts = [n - 1 for group in model.fitted_.inducing for n in np.diff(group.first_e)]
+    assert min(counts) < max(counts) <= 40
 
 
 # --------------------------------------------------------------------------- partial_fit
