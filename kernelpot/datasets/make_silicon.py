@@ -14,10 +14,10 @@ points. Measured (``--check``, and single frames):
 - self-consistency: ten times looser thresholds move forces by at most 0.5 meV/A; forces of a cell
   sum to less than 0.6 meV/A;
 - k points in perfect crystals, against dense grids: fcc 1.3; sc 1.4; bcc 9 meV/atom;
-- k points doubled, energy in meV/atom, force RMS and maximum in meV/A, stress in GPa: sheared diamond
-  1.2, 8 and 9, 0.2; rattled diamond of 4 atoms 0.2, 7 and 12, 0.2; of 8 atoms -0.5, 6 and 8, 0.2;
-  vacancy of 7 atoms -0.8, 26 and 45, 0.4; liquid of 8 atoms 2.9, 33 and 65, 1.0; beta-tin (14x14x11)
-  1.5, 7 and 10, 1.3.
+- k points doubled, energy in meV/atom, force RMS and maximum in meV/A, stress in GPa: sheared
+  diamond 1.2, 8 and 9, 0.2; rattled diamond of 4 atoms 0.2, 7 and 12, 0.2; of 8 atoms -0.5, 6 and
+  8, 0.2; vacancy of 7 atoms -0.8, 26 and 45, 0.4; liquid of 8 atoms 2.9, 33 and 65, 1.0; beta-tin
+  (14x14x11) 1.5, 7 and 10, 1.3.
 """
 
 from __future__ import annotations
