@@ -7,12 +7,12 @@ finished frame is read back from the partial file.
 Each label is an accurate derivative of its own energy; what limits the set is the sampling of k
 points. Measured (``--check``, and single frames):
 
-- finite differences of the energy: forces within 0.15 meV/A (1.57 and -1.08 eV/A in strained and
-  rattled diamond, 4 atoms; beta-tin, 2 atoms); stress within 0.02 GPa of 6 (diamond) and 0.07 GPa
-  of 11 (beta-tin, on a grid of 6x6x4);
+- finite differences of the energy: forces within 0.12 meV/A (1.6 eV/A in strained and rattled
+  diamond, 4 atoms; beta-tin, 2 atoms); stress within 0.02 GPa of 5.5 (diamond) and 0.04 GPa of 4.7
+  (beta-tin);
 - cutoff of 500 instead of 300 eV: 1.0 (diamond) and 1.2 (beta-tin) meV/atom, 0.5 meV/A, 0.01 GPa;
 - self-consistency: ten times looser thresholds move forces by at most 0.5 meV/A; forces of a cell
-  sum to less than 0.6 meV/A;
+  sum to less than 0.5 meV/A;
 - k points in perfect crystals, against dense grids: fcc 1.3; sc 1.4; bcc 9 meV/atom;
 - k points doubled, energy in meV/atom, force RMS and maximum in meV/A, stress in GPa: sheared
   diamond 1.2, 8 and 9, 0.2; rattled diamond of 4 atoms 0.2, 7 and 12, 0.2; of 8 atoms -0.5, 6 and
