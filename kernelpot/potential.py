@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import kernelpot.model_file as model_file
 import kernelpot.training as training
-from kernelpot.conventions import LABEL_KINDS, Float, Prediction, Progress, voigt_from_tensor
+from kernelpot.conventions import LABEL_KINDS, Float, Pairs, Prediction, Progress, voigt_from_tensor
 from kernelpot.data import LabelKeys, Noise, Structure, data_hash, structures_from_atoms
 from kernelpot.descriptors import Soap
 from kernelpot.descriptors.protocol import Descriptor
@@ -301,10 +301,13 @@ class KernelPotential(BaseEstimator):
 
     # -------------------------------------------------------------------------- predict
 
-    def _evaluate(self, structure: Structure) -> tuple[float, Float, Float, Float]:
-        pairs = find_pairs(
+    def _pairs(self, structure: Structure) -> Pairs:
+        return find_pairs(
             structure.positions_nc, structure.cell_cc, structure.pbc_c, self.predictor_.cutoff
         )
+
+    def _evaluate(self, structure: Structure) -> tuple[float, Float, Float, Float]:
+        pairs = self._pairs(structure)
         found = self.predictor_.evaluate(structure.numbers_n, pairs, structure.name)
         stress_v = np.full(6, np.nan)
         if structure.periodic:
@@ -347,9 +350,7 @@ class KernelPotential(BaseEstimator):
         )
 
     def _energy_std(self, structure: Structure) -> float:
-        pairs = find_pairs(
-            structure.positions_nc, structure.cell_cc, structure.pbc_c, self.predictor_.cutoff
-        )
+        pairs = self._pairs(structure)
         return self.predictor_.energy_std(structure.numbers_n, pairs, structure.name)
 
     def score(self, images: Iterable[Atoms], y: None = None) -> float:

@@ -218,14 +218,14 @@ class Predictor:
         system = System(self.species_of(numbers_n, name), pairs)
         rows = structure_rows(self._descriptor, self._inducing, self._zeta, system, gradients=False)
         prior = 0.0
-        for z in range(len(self.species)):
-            blocks = species_blocks(system.species_n, len(self.species), 2048)
-            blocks = [c for zz, c in blocks if zz == z]
-            x_blocks = [self._descriptor.features(system, c)[0] for c in blocks]
-            for a, x_bq in enumerate(x_blocks):
-                prior += K_bb(x_bq, self._zeta).sum()
-                for y_bq in x_blocks[a + 1 :]:
-                    prior += 2.0 * np.sum((x_bq @ y_bq.T) ** self._zeta)
+        blocks = [
+            (z, self._descriptor.features(system, centres_b)[0])
+            for z, centres_b in species_blocks(system.species_n, len(self.species), 2048)
+        ]
+        for a, (z, x_aq) in enumerate(blocks):
+            for b, (other, x_bq) in enumerate(blocks[: a + 1]):
+                if z == other:
+                    prior += (1.0 if a == b else 2.0) * K_bb(x_aq, x_bq, self._zeta).sum()
         if self._posterior is None:
             self._posterior = self._solve()
         variance = self._posterior.variance(np.array([prior]), rows.energy_m[None, :])

@@ -74,22 +74,24 @@ def K_bm(products_bm: Float, inducing: Inducing, zeta: int) -> Float:
     return np.where(inducing.is_tangent_m, first_be[:, owner_m] * products_bm, value_be[:, owner_m])
 
 
-def K_bb(x_bq: Float, zeta: int) -> Float:
-    """Prior covariance of local energies of one species among themselves.
+def K_bb(x_aq: Float, x_bq: Float, zeta: int) -> Float:
+    """Prior covariance of local energies of one species with one another.
 
     Parameters
     ----------
+    x_aq : Float
+        Unit vectors of one block, shape (n_first, n_features).
     x_bq : Float
-        Unit vectors, shape (n_block, n_features).
+        Unit vectors of another, shape (n_second, n_features).
     zeta : int
         Exponent of the kernel.
 
     Returns
     -------
     Float
-        Shape (n_block, n_block).
+        Shape (n_first, n_second).
     """
-    return power_kernel(x_bq @ x_bq.T, zeta)[0]
+    return power_kernel(x_aq @ x_bq.T, zeta)[0]
 
 
 @njit_parallel

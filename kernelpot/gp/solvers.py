@@ -250,32 +250,6 @@ def _without_empty_rows(R: Float) -> Float:
     return np.ascontiguousarray(R[size_r > 1e-15 * size_r.max(initial=0.0)])
 
 
-def merge(first: Triangle, second: Triangle) -> Triangle:
-    """The statistic of two sets of rows together.
-
-    Parameters
-    ----------
-    first : Triangle
-        One set.
-    second : Triangle
-        Another, with the same columns.
-
-    Returns
-    -------
-    Triangle
-        Of both; equal to one reduction of all rows up to the signs of rows and rounding.
-    """
-    n_columns = first.R.shape[1]
-    R = np.zeros((n_columns, n_columns), order="F")
-    R[: len(first.R)] = first.R
-    R = absorb(R, np.asfortranarray(second.R.copy()))
-    return Triangle(
-        _without_empty_rows(R),
-        first.n_rows + second.n_rows,
-        first.log_noise + second.log_noise,
-    )
-
-
 # ------------------------------------------------------------------------------ posterior
 
 
