@@ -53,7 +53,7 @@ def floor_flops(n_max, l_max, n_features, n_environments, n_neighbours):
 
 def time_stages(model, atoms, repeats):
     """Neighbours per atom, and for each stage its seconds per atom and the floors it holds."""
-    descriptor = model.fitted_.descriptor
+    descriptor = model.fitted_.components[0].descriptor
     n = len(atoms)
     pairs = PairList(descriptor.cutoff).update(atoms.positions, atoms.cell[:], atoms.pbc)
     system = System(np.zeros(n, dtype=np.intp), pairs)
@@ -61,7 +61,7 @@ def time_stages(model, atoms, repeats):
     x_bq, state = descriptor.features(system, block)
     out_pc = np.zeros((len(pairs.i_p), 3))
     V_jq = collapse(
-        model.fitted_.inducing[0], model.fitted_.weights_m
+        model.fitted_.components[0].inducing[0], model.fitted_.weights_m
     ).V_jq  # environments and collapsed tangents
 
     atoms.calc = Calculator(model)
@@ -112,7 +112,7 @@ def main():
             n_environments=n_environments,
             n_tangents=args.n_tangents,
         ).fit(datasets.load_silicon("train"))
-        n_features = model.fitted_.descriptor.n_features
+        n_features = model.fitted_.components[0].descriptor.n_features
         print(
             f"\nn_max {n_max}, l_max {l_max}: {n_features} features, {model.n_environments_} "
             f"environments, {model.n_inducing_ - model.n_environments_} tangents"

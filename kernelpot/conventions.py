@@ -43,6 +43,14 @@ VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 LABEL_KINDS = ("energy", "forces", "stress")
 """Kinds of labels, in the order of their rows."""
 
+
+class LabelSet(NamedTuple):
+    """Labels of one kind from one source (``info["source"]``): they share a noise level."""
+
+    kind: str
+    source: str = ""
+
+
 MIN_DISTANCE = 0.1
 """Two atoms nearer than this (angstrom) are taken for a fault in the input."""
 

@@ -29,7 +29,7 @@ from kernelpot.conventions import Settings
 __all__ = ["FORMAT", "FORMAT_VERSION", "ModelFileError", "read", "read_header", "write"]
 
 FORMAT = "kernelpot model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _HEADER = "header.json"
 _MARK = b"kernelpot sha256 "
@@ -270,5 +270,10 @@ def _decode(archive: zipfile.ZipFile, path: str | PathLike[str]) -> Settings:
         raise ModelFileError(
             f"{path} has format version {version}; this kernelpot reads up to version "
             f"{FORMAT_VERSION}. Upgrade it: pip install --upgrade kernelpot."
+        )
+    if version < FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path} has format version {version}, of a development version before the first "
+            "release, which is no longer read. Fit the model again."
         )
     return record["header"]

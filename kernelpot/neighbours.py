@@ -9,7 +9,7 @@ from vesin import NeighborList
 from kernelpot._jit import njit
 from kernelpot.conventions import Float, Int, Pairs, as_float, as_int
 
-__all__ = ["PairList", "find_pairs"]
+__all__ = ["PairList", "find_pairs", "within"]
 
 
 def find_pairs(
@@ -35,6 +35,35 @@ def find_pairs(
         The full list, sorted by centre.
     """
     return PairList(cutoff, skin=0.0).update(positions_nc, cell_cc, pbc_c)
+
+
+def within(pairs: Pairs, cutoff: float) -> tuple[Pairs, Int | None]:
+    """The pairs of a list that are nearer than a shorter cutoff.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        Sorted by centre.
+    cutoff : float
+        Radius, angstrom.
+
+    Returns
+    -------
+    tuple[Pairs, Int | None]
+        The shorter list, and the places of its pairs in the longer one; the list itself and None
+        where nothing is left out.
+    """
+    near_p = pairs.r_p < cutoff
+    if near_p.all():
+        return pairs, None
+    index_p = as_int(np.flatnonzero(near_p))
+    first_n = as_int(np.concatenate([[0], np.cumsum(near_p)])[pairs.first_n])
+    return (
+        Pairs(
+            pairs.i_p[index_p], pairs.j_p[index_p], pairs.D_pc[index_p], pairs.r_p[index_p], first_n
+        ),
+        index_p,
+    )
 
 
 _MAX_EXTENT = 1e4

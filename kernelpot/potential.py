@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from os import PathLike
 from typing import Any
@@ -16,18 +16,29 @@ from sklearn.utils.validation import check_is_fitted
 
 import kernelpot.model_file as model_file
 import kernelpot.training as training
-from kernelpot.conventions import LABEL_KINDS, Float, Pairs, Prediction, Progress, voigt_from_tensor
+from kernelpot.conventions import (
+    LABEL_KINDS,
+    Float,
+    LabelSet,
+    Pairs,
+    Prediction,
+    Progress,
+    voigt_from_tensor,
+)
 from kernelpot.data import LabelKeys, Noise, Structure, data_hash, structures_from_atoms
 from kernelpot.descriptors import Soap
 from kernelpot.descriptors.protocol import Descriptor
-from kernelpot.gp.inducing import SELECTORS, Selector
-from kernelpot.gp.kernels import check_zeta
+from kernelpot.gp.inducing import Selector
 from kernelpot.model_state import State, pack, unpack
 from kernelpot.neighbours import find_pairs
+from kernelpot.options import check_options
 from kernelpot.prediction import Predictor
 from kernelpot.training import Fitted
 
 __all__ = ["KernelPotential", "load"]
+
+Sigma = float | dict[str, float]
+"""A standard deviation, or one by source."""
 
 
 class KernelPotential(BaseEstimator):
@@ -38,18 +49,20 @@ class KernelPotential(BaseEstimator):
 
     Parameters
     ----------
-    descriptor : Descriptor | None
-        For instance ``Soap(cutoff=6.0)``; None for ``Soap()``.
-    zeta : int
+    descriptor : Descriptor | list[Descriptor] | None
+        For instance ``Soap(cutoff=6.0)``; None for ``Soap()``. A list makes the model a sum of
+        Gaussian processes, one for each descriptor; zeta, delta, n_environments and n_tangents
+        may then be lists too.
+    zeta : int | list[int]
         Exponent of the kernel.
-    delta : float | None
+    delta : float | list[float | None] | None
         Prior standard deviation of a local energy, eV; None for the value that maximises the
         evidence (``delta_``).
-    n_environments : int | dict[str, int]
+    n_environments : int | dict[str, int] | list[int | dict[str, int]]
         Inducing environments: in all (shared out in proportion to the square root of each
         species' number of atoms), or by chemical symbol. Together with the descriptor this
         sets the cost of a prediction.
-    n_tangents : int
+    n_tangents : int | list[int]
         At most this many tangents for each environment. They raise the accuracy and the cost of
         the fit, not that of a prediction.
     tangent_threshold : float
@@ -57,12 +70,17 @@ class KernelPotential(BaseEstimator):
         out, so that symmetric environments get fewer.
     selector : str | Selector
         How environments are chosen: "fps", "cur", "leverage", "uniform", "random", or a function.
-    sigma_energy : float | dict[str, float]
-        Noise of the energies, eV/atom; a dict gives one per ``info["source"]``.
-    sigma_forces : float | dict[str, float]
+    sigma_energy : Sigma | None
+        Noise of the energies, eV/atom; a dict gives one per ``info["source"]``. None for the
+        value that maximises the evidence, source by source (``noise_``); standard deviations
+        that single structures bring along are then relative ones.
+    sigma_forces : Sigma | None
         Noise of the force components, eV/angstrom; likewise.
-    sigma_stress : float | dict[str, float]
+    sigma_stress : Sigma | None
         Noise of the stress components, eV/angstrom^3; likewise.
+    force_priority : float
+        At least 1; multiplies the weight of the forces (1 / sigma_forces^2) on top of what the
+        noise levels give, for dynamics whose forces matter more than energies.
     energy_key : str | None
         Name of the energies in ``atoms.info``; None for the results of ``atoms.calc``.
     forces_key : str | None
@@ -84,8 +102,11 @@ class KernelPotential(BaseEstimator):
         Energy of the free atom of each species, or the least-squares stand-in.
     log_evidence_ : float
         Logarithm of the marginal likelihood of the labels (DTC).
-    delta_ : float
-        Prior amplitude in use, eV.
+    delta_ : float | tuple[float, ...]
+        Prior amplitude in use, eV; one for each of a list of descriptors.
+    noise_ : dict[str, Sigma]
+        Standard deviations of energies (eV/atom), forces and stresses in use; by source where
+        there are several.
     n_inducing_ : int
         Number of inducing variables, environments and tangents.
     n_environments_ : int
@@ -105,17 +126,18 @@ class KernelPotential(BaseEstimator):
 
     def __init__(
         self,
-        descriptor: Descriptor | None = None,
+        descriptor: Descriptor | list[Descriptor] | None = None,
         *,
-        zeta: int = 4,
-        delta: float | None = None,
-        n_environments: int | dict[str, int] = 300,
-        n_tangents: int = 16,
+        zeta: int | list[int] = 4,
+        delta: float | list[float | None] | None = None,
+        n_environments: int | dict[str, int] | list[int | dict[str, int]] = 300,
+        n_tangents: int | list[int] = 16,
         tangent_threshold: float = 1e-3,
         selector: str | Selector = "fps",
-        sigma_energy: float | dict[str, float] = 1e-3,
-        sigma_forces: float | dict[str, float] = 0.05,
-        sigma_stress: float | dict[str, float] = 1e-3,
+        sigma_energy: Sigma | None = None,
+        sigma_forces: Sigma | None = None,
+        sigma_stress: Sigma | None = None,
+        force_priority: float = 1.0,
         energy_key: str | None = None,
         forces_key: str | None = None,
         stress_key: str | None = None,
@@ -133,6 +155,7 @@ class KernelPotential(BaseEstimator):
         self.sigma_energy = sigma_energy
         self.sigma_forces = sigma_forces
         self.sigma_stress = sigma_stress
+        self.force_priority = force_priority
         self.energy_key = energy_key
         self.forces_key = forces_key
         self.stress_key = stress_key
@@ -162,12 +185,13 @@ class KernelPotential(BaseEstimator):
         ValueError
             If a parameter or a structure is not valid; the message names it.
         """
-        options = self._options()
+        options = check_options(self.get_params(deep=False))
         structures = self._structures(images, labels="required")
-        descriptor = Soap() if self.descriptor is None else self.descriptor
-        fitted = training.fit(structures, descriptor, options, self.progress)
+        fitted = training.fit(structures, options, self.progress)
         # Assigned last: an interrupted or failed fit leaves an earlier one as it was.
-        self._descriptor = descriptor
+        descriptors = [one.descriptor for one in options.components]
+        several = isinstance(self.descriptor, (list, tuple))
+        self._descriptor = descriptors if several else descriptors[0]
         self._adopt(fitted)
         self.training_summary_ = self._summary(structures)
         return self
@@ -207,67 +231,39 @@ class KernelPotential(BaseEstimator):
         self.training_summary_ = summary
         return self
 
-    def _options(self) -> training.Options:
-        """Check the parameters that are not checked where they are used."""
-        if self.delta is not None and not (np.isfinite(self.delta) and self.delta > 0):
-            raise ValueError(
-                "delta must be None or positive: it is the prior's standard deviation in eV; "
-                f"got {self.delta!r}"
-            )
-        if not (np.isfinite(self.tangent_threshold) and 0 <= self.tangent_threshold < 1):
-            raise ValueError(
-                "tangent_threshold must be a fraction of at least 0 and below 1; "
-                f"got {self.tangent_threshold!r}"
-            )
-        counts = {"n_tangents": (self.n_tangents, 0)}
-        if isinstance(self.n_environments, dict):
-            counts |= {f"n_environments[{k!r}]": (n, 1) for k, n in self.n_environments.items()}
-        else:
-            counts["n_environments"] = (self.n_environments, 1)
-        for name, (value, least) in counts.items():
-            if isinstance(value, bool) or value != int(value) or value < least:
-                raise ValueError(
-                    f"{name} must be a whole number of at least {least}; got {value!r}"
-                )
-        zeta = check_zeta(self.zeta)
-        if zeta < 2 and self.n_tangents:
-            raise ValueError(
-                "zeta must be at least 2 with tangents: the linear kernel (zeta=1) has all its "
-                "tangents already. Set n_tangents=0, or zeta=4."
-            )
-        if isinstance(self.selector, str) and self.selector not in SELECTORS:
-            raise ValueError(f"selector {self.selector!r} is not one of {', '.join(SELECTORS)}")
-        return training.Options(
-            zeta=zeta,
-            delta=None if self.delta is None else float(self.delta),
-            n_environments=self.n_environments,
-            n_tangents=int(self.n_tangents),
-            tangent_threshold=float(self.tangent_threshold),
-            selector=self.selector,
-            random_state=self.random_state,
-        )
-
     def _structures(self, images: Iterable[Atoms], labels: str) -> list[Structure]:
         keys = LabelKeys(self.energy_key, self.forces_key, self.stress_key, self.virial_key)
-        noise = Noise(self.sigma_energy, self.sigma_forces, self.sigma_stress)
+        given = {kind: getattr(self, f"sigma_{kind}") for kind in LABEL_KINDS}
+        noise = Noise()._replace(**{k: sigma for k, sigma in given.items() if sigma is not None})
         return structures_from_atoms(images, keys, noise, labels=labels)
 
     def _adopt(self, fitted: Fitted) -> None:
         self.fitted_ = fitted
-        self.species_ = fitted.descriptor.species
+        self.species_ = fitted.components[0].descriptor.species
         self.baseline_ = fitted.baseline
         self.log_evidence_ = fitted.log_evidence
-        self.delta_ = fitted.delta
-        self.n_inducing_ = sum(len(group.Z_mq) for group in fitted.inducing)
-        self.n_environments_ = sum(len(group.first_e) - 1 for group in fitted.inducing)
+        several = isinstance(self._descriptor, list)
+        self.delta_ = fitted.delta_c if several else fitted.delta_c[0]
+        groups = [group for component in fitted.components for group in component.inducing]
+        self.n_inducing_ = sum(len(group.Z_mq) for group in groups)
+        self.n_environments_ = sum(len(group.first_e) - 1 for group in groups)
+        self.noise_ = {kind: self._noise_of(kind, fitted.noise) for kind in LABEL_KINDS}
         self.predictor_ = Predictor(
-            fitted.descriptor,
-            fitted.inducing,
+            fitted.components,
+            fitted.delta_c,
             fitted.weights_m,
             fitted.posterior,
-            fitted.zeta,
             fitted.baseline,
         )
+
+    def _noise_of(self, kind: str, factors: Mapping[LabelSet, float]) -> Sigma:
+        """Standard deviation in use; by source where there are several."""
+        given = getattr(self, f"sigma_{kind}")
+        assumed = getattr(Noise(), kind) if given is None else given
+        if isinstance(assumed, Mapping):
+            return dict(assumed)
+        found = {label.source: a * assumed for label, a in factors.items() if label.kind == kind}
+        return next(iter(found.values()), assumed) if len(found) < 2 else found
 
     def _summary(self, structures: list[Structure]) -> dict[str, Any]:
         """What a model file says of its training; errors are those on the structures given."""
@@ -400,7 +396,8 @@ class KernelPotential(BaseEstimator):
             If the descriptor is not a `Soap`: a file holds settings, not code.
         """
         check_is_fitted(self, "fitted_")
-        if not isinstance(self._descriptor, Soap):
+        several = self._descriptor if isinstance(self._descriptor, list) else [self._descriptor]
+        if not all(isinstance(one, Soap) for one in several):
             raise ValueError(
                 f"a model file holds a Soap descriptor; this model has {self._descriptor!r}. Keep "
                 "the data and the script, or use pickle where code and versions stay the same."

@@ -11,7 +11,7 @@ so a prediction costs two products per environment, whatever the number of tange
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +20,11 @@ from ase.data import chemical_symbols
 from kernelpot._jit import njit
 from kernelpot._threads import one_blas_thread
 from kernelpot.conventions import Float, Int, Pairs, System, as_int
-from kernelpot.descriptors.protocol import BoundDescriptor
-from kernelpot.gp.covariances import K_bb
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel_scalar
 from kernelpot.gp.solvers import Posterior
-from kernelpot.rows import species_blocks, structure_rows
+from kernelpot.neighbours import within
+from kernelpot.rows import Component, prior_variance, species_blocks, structure_rows
 from kernelpot.terms.composition import CompositionBaseline
 
 _BLOCK = 256
@@ -81,17 +80,15 @@ class Predictor:
 
     Parameters
     ----------
-    descriptor : BoundDescriptor
-        Gives features and their adjoint.
-    inducing : tuple[Inducing, ...]
-        Inducing variables of each species.
+    components : Sequence[Component]
+        The Gaussian processes whose sum is the model.
+    delta_c : Sequence[float]
+        Their prior amplitudes, eV.
     weights_m : Float
-        Mean weights of all inducing variables, species after species.
+        Mean weights of all inducing variables: by component, species after species.
     posterior : Callable[[], Posterior]
         Gives the posterior when a standard deviation is first asked for: a model file holds the
         statistics from which it is solved, and plain predictions need not wait for that.
-    zeta : int
-        Exponent of the kernel.
     baseline : CompositionBaseline
         Energy of each species' free atom.
 
@@ -105,24 +102,25 @@ class Predictor:
 
     def __init__(
         self,
-        descriptor: BoundDescriptor,
-        inducing: tuple[Inducing, ...],
+        components: Sequence[Component],
+        delta_c: Sequence[float],
         weights_m: Float,
         posterior: Callable[[], Posterior],
-        zeta: int,
         baseline: CompositionBaseline,
     ):
-        self.cutoff = descriptor.cutoff
-        self.species = descriptor.species
-        self._descriptor = descriptor
-        self._inducing = inducing
+        self.cutoff = max(component.descriptor.cutoff for component in components)
+        self.species = components[0].descriptor.species
+        self._components = tuple(components)
+        self._delta_c = tuple(delta_c)
         self._solve = posterior
         self._posterior: Posterior | None = None
-        self._zeta = zeta
         self._baseline = baseline
-        edges = np.cumsum([len(group.Z_mq) for group in inducing])[:-1]
-        weights_z = np.split(weights_m, edges)
-        self._collapsed = [collapse(g, w) for g, w in zip(inducing, weights_z, strict=True)]
+        groups = [group for component in components for group in component.inducing]
+        edges = np.cumsum([len(group.Z_mq) for group in groups])[:-1]
+        weights = np.split(weights_m, edges)
+        collapsed = [collapse(g, w) for g, w in zip(groups, weights, strict=True)]
+        n_z = len(self.species)
+        self._collapsed = [collapsed[c * n_z : (c + 1) * n_z] for c in range(len(self._components))]
 
     def species_of(self, numbers_n: Int, name: str = "the structure") -> Int:
         """Index of each atom's species.
@@ -176,18 +174,17 @@ class Predictor:
         ValueError
             If a species is not known.
         """
-        system = System(self.species_of(numbers_n, name), pairs)
+        species_n = self.species_of(numbers_n, name)
         energies_n = self._baseline.energies_of(numbers_n)
         gradient_pc = np.zeros((len(pairs.i_p), 3))
         with one_blas_thread():
-            for z, centres_b in species_blocks(system.species_n, len(self.species), _BLOCK):
-                V_jq, alpha_e = self._collapsed[z]
-                if len(alpha_e) == 0:
-                    continue
-                x_bq, state = self._descriptor.features(system, centres_b)
-                products_bj = x_bq @ V_jq.T  # (b, 2 e)
-                energies_n[centres_b] += _local_energies(products_bj, alpha_e, self._zeta)
-                self._descriptor.vjp(system, centres_b, state, products_bj @ V_jq, gradient_pc)
+            for component, collapsed in zip(self._components, self._collapsed, strict=True):
+                near, index_p = within(pairs, component.descriptor.cutoff)
+                near_pc = _add_component(component, collapsed, System(species_n, near), energies_n)
+                if index_p is None:
+                    gradient_pc += near_pc
+                else:
+                    gradient_pc[index_p] += near_pc
         forces_nc, strain_ncd = _collect(
             gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, len(numbers_n)
         )
@@ -216,20 +213,29 @@ class Predictor:
             If a species is not known.
         """
         system = System(self.species_of(numbers_n, name), pairs)
-        rows = structure_rows(self._descriptor, self._inducing, self._zeta, system, gradients=False)
-        prior = 0.0
-        blocks = [
-            (z, self._descriptor.features(system, centres_b)[0])
-            for z, centres_b in species_blocks(system.species_n, len(self.species), 2048)
-        ]
-        for a, (z, x_aq) in enumerate(blocks):
-            for b, (other, x_bq) in enumerate(blocks[: a + 1]):
-                if z == other:
-                    prior += (1.0 if a == b else 2.0) * K_bb(x_aq, x_bq, self._zeta).sum()
+        rows = structure_rows(self._components, system, gradients=False)
+        prior = prior_variance(self._components, self._delta_c, system)
         if self._posterior is None:
             self._posterior = self._solve()
         variance = self._posterior.variance(np.array([prior]), rows.energy_m[None, :])
         return float(np.sqrt(variance[0]))
+
+
+def _add_component(
+    component: Component, collapsed: Sequence[Collapsed], system: System, energies_n: Float
+) -> Float:
+    """Add one component's local energies; its dE/dD of the pairs."""
+    descriptor = component.descriptor
+    gradient_pc = np.zeros((len(system.pairs.i_p), 3))
+    for z, centres_b in species_blocks(system.species_n, len(collapsed), _BLOCK):
+        V_jq, alpha_e = collapsed[z]
+        if len(alpha_e) == 0:
+            continue
+        x_bq, state = descriptor.features(system, centres_b)
+        products_bj = x_bq @ V_jq.T  # (b, 2 e)
+        energies_n[centres_b] += _local_energies(products_bj, alpha_e, component.zeta)
+        descriptor.vjp(system, centres_b, state, products_bj @ V_jq, gradient_pc)
+    return gradient_pc
 
 
 @njit

@@ -3,17 +3,32 @@ the inducing variables. Descriptors meet Gaussian processes here and nowhere els
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from kernelpot.conventions import Float, Int, System, as_int
 from kernelpot.descriptors.protocol import BoundDescriptor
-from kernelpot.gp.covariances import K_bm, add_gradient_rows, offsets
+from kernelpot.gp.covariances import K_bb, K_bm, add_gradient_rows, offsets
 from kernelpot.gp.inducing import Inducing
+from kernelpot.neighbours import within
 
 _BLOCK_BYTES = 2**26
 """Bound on the Jacobian of a block of centres and on its products with the inducing variables."""
+
+
+class Component(NamedTuple):
+    """One Gaussian process of the sum: what it sees, its kernel, its inducing variables."""
+
+    descriptor: BoundDescriptor
+    zeta: int
+    inducing: tuple[Inducing, ...]  # one record for each of the descriptor's species
+
+    @property
+    def n_columns(self) -> int:
+        """Number of inducing variables."""
+        return sum(len(group.Z_mq) for group in self.inducing)
 
 
 class StructureRows(NamedTuple):
@@ -70,46 +85,50 @@ def block_of_pairs(first_n: Int, centres_b: Int) -> tuple[Int, Int]:
 
 
 def structure_rows(
-    descriptor: BoundDescriptor,
-    inducing: tuple[Inducing, ...],
-    zeta: int,
-    system: System,
-    *,
-    gradients: bool,
+    components: Sequence[Component], system: System, *, gradients: bool
 ) -> StructureRows:
     """Rows of K_rm of one structure.
 
     Parameters
     ----------
-    descriptor : BoundDescriptor
-        Gives features and their Jacobian.
-    inducing : tuple[Inducing, ...]
-        Inducing variables of each of the descriptor's species.
-    zeta : int
-        Exponent of the kernel.
+    components : Sequence[Component]
+        The Gaussian processes whose sum is the model.
     system : System
-        The structure.
+        The structure, with pairs within the longest cutoff at least.
     gradients : bool
         Whether forces and strain derivatives are wanted.
 
     Returns
     -------
     StructureRows
-        Columns are ordered by species, then environment by environment.
+        Columns are ordered by component, then species, then environment by environment.
     """
-    column_z = offsets([len(group.Z_mq) for group in inducing])
-    n_columns = int(column_z[-1])
+    n_columns = sum(component.n_columns for component in components)
     n_atoms = len(system.species_n)
+    rows = StructureRows(
+        np.zeros(n_columns),
+        np.zeros((3 * n_atoms, n_columns)) if gradients else None,
+        np.zeros((6, n_columns)) if gradients else None,
+    )
+    first = 0
+    for component in components:
+        near = System(system.species_n, within(system.pairs, component.descriptor.cutoff)[0])
+        _add_component(component, near, first, rows)
+        first += component.n_columns
+    return rows
+
+
+def _add_component(component: Component, system: System, first: int, rows: StructureRows) -> None:
+    """Add one component's covariances to its columns, which begin at ``first``."""
+    descriptor, zeta, inducing = component
     pairs = system.pairs
-    energy_m = np.zeros(n_columns)
-    forces_rm = np.zeros((3 * n_atoms, n_columns)) if gradients else None
-    strain_vm = np.zeros((6, n_columns)) if gradients else None
+    gradients = rows.forces_rm is not None
+    column_z = first + offsets([len(group.Z_mq) for group in inducing])
     widest = max([descriptor.n_features, *(len(group.Z_mq) for group in inducing)])
-    pairs_per_atom = max(1.0, len(pairs.i_p) / max(n_atoms, 1)) if gradients else 1.0
+    pairs_per_atom = max(1.0, len(pairs.i_p) / max(len(system.species_n), 1)) if gradients else 1.0
     block = int(np.clip(_BLOCK_BYTES / (24.0 * widest * pairs_per_atom), 1, 4096))
     for z, centres_b in species_blocks(system.species_n, len(inducing), block):
         group = inducing[z]
-        columns = slice(column_z[z], column_z[z + 1])
         if len(group.Z_mq) == 0:
             continue
         if gradients:
@@ -117,7 +136,7 @@ def structure_rows(
         else:
             x_bq, _ = descriptor.features(system, centres_b)
         products_bm = x_bq @ group.Z_mq.T
-        energy_m[columns] += K_bm(products_bm, group, zeta).sum(axis=0)
+        rows.energy_m[column_z[z] : column_z[z + 1]] += K_bm(products_bm, group, zeta).sum(axis=0)
         if gradients:
             index_p, first_b = block_of_pairs(pairs.first_n, centres_b)
             gradients_rm = J_pcq.reshape(-1, descriptor.n_features) @ group.Z_mq.T
@@ -131,7 +150,40 @@ def structure_rows(
                 pairs.j_p[index_p],
                 pairs.D_pc[index_p],
                 int(column_z[z]),
-                forces_rm,
-                strain_vm,
+                rows.forces_rm,
+                rows.strain_vm,
             )
-    return StructureRows(energy_m, forces_rm, strain_vm)
+
+
+def prior_variance(
+    components: Sequence[Component], delta_c: Sequence[float], system: System
+) -> float:
+    """Prior variance of the total energy of one structure.
+
+    Parameters
+    ----------
+    components : Sequence[Component]
+        The Gaussian processes whose sum is the model.
+    delta_c : Sequence[float]
+        Their amplitudes, eV.
+    system : System
+        The structure.
+
+    Returns
+    -------
+    float
+        eV^2; costs the square of the number of atoms of a species.
+    """
+    prior = 0.0
+    for component, delta in zip(components, delta_c, strict=True):
+        near = System(system.species_n, within(system.pairs, component.descriptor.cutoff)[0])
+        blocks = [
+            (z, component.descriptor.features(near, centres_b)[0])
+            for z, centres_b in species_blocks(near.species_n, len(component.inducing), 2048)
+        ]
+        for a, (z, x_aq) in enumerate(blocks):
+            for b, (other, x_bq) in enumerate(blocks[: a + 1]):
+                if z == other:
+                    twice = 1.0 if a == b else 2.0
+                    prior += twice * delta**2 * K_bb(x_aq, x_bq, component.zeta).sum()
+    return prior

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import LABEL_KINDS, Float, Progress
+from kernelpot.conventions import LABEL_KINDS, Float, LabelSet, Progress
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError, DataWarning, check_energy_scale
-from kernelpot.descriptors.protocol import BoundDescriptor, Descriptor
 from kernelpot.gp.covariances import K_mm
-from kernelpot.gp.evidence import maximise_over_delta
-from kernelpot.gp.inducing import Inducing, Selector
+from kernelpot.gp.evidence import Gram, gram
 from kernelpot.gp.solvers import (
     Posterior,
     RowReducer,
     Triangle,
     Whitening,
-    combine,
     empty_triangle,
+    join_triangles,
     posterior,
     whiten_blocks,
 )
-from kernelpot.rows import structure_rows
+from kernelpot.hyperparameters import COARSE, choose_hyperparameters, folds_of
+from kernelpot.options import Options
+from kernelpot.rows import Component, structure_rows
 from kernelpot.selection import choose_inducing, system_of
 from kernelpot.terms.composition import CompositionBaseline, fit_composition
 
@@ -37,27 +39,15 @@ _RANK_TOLERANCE = 1e-10
 """Inducing variables whose variance is, given the others, below this fraction are dependent."""
 
 
-class Options(NamedTuple):
-    """Settings of a fit, as the estimator holds them."""
-
-    zeta: int
-    delta: float | None
-    n_environments: int | dict[str, int]
-    n_tangents: int
-    tangent_threshold: float
-    selector: str | Selector
-    random_state: int | None
-
-
 class Fitted(NamedTuple):
     """Everything that a fit learns."""
 
-    descriptor: BoundDescriptor
-    zeta: int
+    components: tuple[Component, ...]
     baseline: CompositionBaseline
-    inducing: tuple[Inducing, ...]
-    triangles: dict[str, Triangle]  # one per kind of label
-    delta: float
+    triangles: dict[LabelSet, Triangle]
+    noise: dict[LabelSet, float]  # factors on the assumed standard deviations
+    force_priority: float
+    delta_c: tuple[float, ...]
     weights_m: Float  # mean weights of the inducing variables
     log_evidence: float
     posterior: Callable[[], Posterior]  # solved on demand where the fit comes from a file
@@ -75,19 +65,14 @@ class Solved(NamedTuple):
 
 
 def fit(
-    structures: Sequence[Structure],
-    descriptor: Descriptor,
-    options: Options,
-    progress: Progress | None = None,
+    structures: Sequence[Structure], options: Options, progress: Progress | None = None
 ) -> Fitted:
-    """Fit a sparse Gaussian process to labelled structures.
+    """Fit a sum of sparse Gaussian processes to labelled structures.
 
     Parameters
     ----------
     structures : Sequence[Structure]
         Checked structures, at least one with labels.
-    descriptor : Descriptor
-        Its species are taken from the structures.
     options : Options
         Settings.
     progress : Progress | None
@@ -108,63 +93,90 @@ def fit(
     started = time.perf_counter()
     check_energy_scale(structures)
     species = tuple(sorted({int(z) for s in structures for z in s.numbers_n}))
-    bound = descriptor.bind(species)
-    baseline, keep = fit_composition(structures, bound.cutoff)
+    bound_c = [one.descriptor.bind(species) for one in options.components]
+    cutoff = max(bound.cutoff for bound in bound_c)
+    baseline, keep = fit_composition(structures, cutoff)
     if len(keep) == 0:
         raise DataError(
             "only isolated atoms are left to fit: they are the baseline and say nothing of "
-            f"bonding. Add structures with neighbours within the cutoff of {bound.cutoff:g} A."
+            f"bonding. Add structures with neighbours within the cutoff of {cutoff:g} A."
         )
     isolated = set(range(len(structures))) - set(keep.tolist())
-    inducing = choose_inducing(
-        structures,
-        isolated,
-        bound,
-        n_environments=options.n_environments,
-        n_tangents=options.n_tangents,
-        tangent_threshold=options.tangent_threshold,
-        selector=options.selector,
-        random_state=options.random_state,
-        tell=tell,
+    components = tuple(
+        Component(
+            bound,
+            one.zeta,
+            choose_inducing(
+                structures,
+                isolated,
+                bound,
+                n_environments=one.n_environments,
+                n_tangents=one.n_tangents,
+                tangent_threshold=options.tangent_threshold,
+                selector=options.selector,
+                random_state=options.random_state,
+                tell=tell,
+            ),
+        )
+        for bound, one in zip(bound_c, options.components, strict=True)
     )
     seconds["selection"] = time.perf_counter() - started
-    n_columns = sum(len(group.Z_mq) for group in inducing)
+    n_columns = sum(component.n_columns for component in components)
+    n_environments = sum(len(g.first_e) - 1 for c in components for g in c.inducing)
     log.info(
         "inducing variables: %d environments and %d tangents",
-        sum(len(group.first_e) - 1 for group in inducing),
-        n_columns - sum(len(group.first_e) - 1 for group in inducing),
+        n_environments,
+        n_columns - n_environments,
     )
 
     started = time.perf_counter()
-    triangles = {kind: empty_triangle(n_columns) for kind in LABEL_KINDS}
-    triangles = _add_rows(triangles, structures, bound, inducing, options.zeta, baseline, tell)
+    whitening = _whitening(components)
+    parts = folds_of(structures, isolated, options)
+    triangles: dict[LabelSet, Triangle] = {}
+    grams: list[dict[LabelSet, Gram]] = []
+    coarse = whitening.leading(COARSE)
+    n_done = 0
+    for part in parts:
+        told = functools.partial(_tell_of_part, tell, n_done, len(structures))
+        found = _add_rows({}, [structures[s] for s in part], components, baseline, told)
+        if len(parts) > 1:
+            grams.append({label: gram(triangle, coarse) for label, triangle in found.items()})
+        for label, triangle in found.items():
+            known = triangles.get(label)
+            triangles[label] = triangle if known is None else join_triangles(known, triangle)
+        n_done += len(part)
     seconds["rows"] = time.perf_counter() - started
 
     started = time.perf_counter()
+    tell("hyperparameters", 0, 1)
+    delta_c, noise = choose_hyperparameters(triangles, grams, coarse, components, options)
+    tell("hyperparameters", 1, 1)
+    seconds["hyperparameters"] = time.perf_counter() - started
+
+    started = time.perf_counter()
     tell("posterior", 0, 1)
-    whitening = _whitening(inducing, options.zeta)
-    combined = combine(list(triangles.values()), whitening)
-    if options.delta is None:
-        solved = maximise_over_delta(combined)
-        log.info("delta %.3g eV by the evidence", solved.delta)
-    else:
-        solved = posterior(combined, options.delta)
-    _check_stress(triangles, whitening, solved.delta)
+    effective = _effective_noise(noise, options.force_priority)
+    solved = _solve(triangles, whitening, components, delta_c, effective)
+    _check_stress(triangles, whitening, solved)
     tell("posterior", 1, 1)
     seconds["posterior"] = time.perf_counter() - started
     log.info("log evidence %.1f, rank %d of %d", solved.log_evidence, len(solved.w_k), n_columns)
     return Fitted(
-        bound,
-        options.zeta,
+        components,
         baseline,
-        inducing,
         triangles,
-        solved.delta,
+        noise,
+        options.force_priority,
+        delta_c,
         solved.weights(),
         solved.log_evidence,
         Solved(solved),
         seconds,
     )
+
+
+def _tell_of_part(tell: Progress, before: int, total: int, stage: str, done: int, _: int) -> None:
+    tell(stage, before + done, total)
 
 
 def _say_nothing(stage: str, done: int, total: int) -> None:
@@ -193,19 +205,12 @@ def update(
     """
     tell = progress or _say_nothing
     started = time.perf_counter()
-    triangles = _add_rows(
-        fitted.triangles,
-        structures,
-        fitted.descriptor,
-        fitted.inducing,
-        fitted.zeta,
-        fitted.baseline,
-        tell,
-    )
-    solved = solve(fitted.inducing, triangles, fitted.zeta, fitted.delta)
+    triangles = _add_rows(fitted.triangles, structures, fitted.components, fitted.baseline, tell)
+    noise = {label: _known_noise(label, fitted.noise) for label in triangles}
+    fitted = fitted._replace(triangles=triangles, noise=noise)
+    solved = solve(fitted)
     seconds = {**fitted.seconds, "update": time.perf_counter() - started}
     return fitted._replace(
-        triangles=triangles,
         weights_m=solved.weights(),
         log_evidence=solved.log_evidence,
         posterior=Solved(solved),
@@ -213,48 +218,79 @@ def update(
     )
 
 
-def solve(
-    inducing: tuple[Inducing, ...], triangles: dict[str, Triangle], zeta: int, delta: float
-) -> Posterior:
+def _known_noise(label: LabelSet, noise: Mapping[LabelSet, float]) -> float:
+    """Of this set; of a source that the fit did not know, the mean of the others of its kind."""
+    if label in noise:
+        return noise[label]
+    alike = [math.log(factor) for other, factor in noise.items() if other.kind == label.kind]
+    return math.exp(sum(alike) / len(alike)) if alike else 1.0
+
+
+def solve(fitted: Fitted) -> Posterior:
     """Posterior from the statistics of the training rows.
 
     Parameters
     ----------
-    inducing : tuple[Inducing, ...]
-        Inducing variables of each species.
-    triangles : dict[str, Triangle]
-        Statistics of the rows, by kind of label.
-    zeta : int
-        Exponent of the kernel.
-    delta : float
-        Prior amplitude, eV.
+    fitted : Fitted
+        Whose components, statistics and hyperparameters are used.
 
     Returns
     -------
     Posterior
         Mean weights, covariance, log evidence.
     """
-    return posterior(combine(list(triangles.values()), _whitening(inducing, zeta)), delta)
+    effective = _effective_noise(fitted.noise, fitted.force_priority)
+    whitening = _whitening(fitted.components)
+    return _solve(fitted.triangles, whitening, fitted.components, fitted.delta_c, effective)
 
 
-def _whitening(inducing: tuple[Inducing, ...], zeta: int) -> Whitening:
-    return whiten_blocks([K_mm(group, zeta) for group in inducing], _RANK_TOLERANCE)
+def _solve(
+    triangles: Mapping[LabelSet, Triangle],
+    whitening: Whitening,
+    components: Sequence[Component],
+    delta_c: Sequence[float],
+    noise: Mapping[LabelSet, float],
+) -> Posterior:
+    delta_b = np.repeat(delta_c, [len(c.inducing) for c in components])
+    return posterior(
+        list(triangles.values()), whitening, delta_b, [noise[label] for label in triangles]
+    )
+
+
+def _whitening(components: Sequence[Component]) -> Whitening:
+    blocks = [K_mm(group, one.zeta) for one in components for group in one.inducing]
+    return whiten_blocks(blocks, _RANK_TOLERANCE)
+
+
+def _effective_noise(
+    noise: Mapping[LabelSet, float], force_priority: float
+) -> dict[LabelSet, float]:
+    return {
+        label: factor / math.sqrt(force_priority) if label.kind == "forces" else factor
+        for label, factor in noise.items()
+    }
 
 
 # ------------------------------------------------------------------------------- label rows
 
 
 def _add_rows(
-    triangles: dict[str, Triangle],
+    triangles: Mapping[LabelSet, Triangle],
     structures: Sequence[Structure],
-    bound: BoundDescriptor,
-    inducing: tuple[Inducing, ...],
-    zeta: int,
+    components: Sequence[Component],
     baseline: CompositionBaseline,
     tell: Progress,
-) -> dict[str, Triangle]:
-    """Absorb the rows of the structures into the triangle of each kind of label."""
-    reducers = {kind: RowReducer(triangle) for kind, triangle in triangles.items()}
+) -> dict[LabelSet, Triangle]:
+    """Absorb the rows of the structures into the triangle of each set of labels."""
+    n_columns = sum(component.n_columns for component in components)
+    sources = sorted({structure.source for structure in structures})
+    labels = list(triangles)
+    labels += [LabelSet(k, source) for source in sources for k in LABEL_KINDS]
+    reducers = {
+        label: RowReducer(triangles.get(label, empty_triangle(n_columns)))
+        for label in dict.fromkeys(labels)
+    }
+    longest = max((c.descriptor for c in components), key=lambda bound: bound.cutoff)
     for s, structure in enumerate(structures):
         forces_r = structure.forces_nc.ravel()
         has_forces = np.flatnonzero(np.isfinite(forces_r))
@@ -262,50 +298,57 @@ def _add_rows(
         has_energy = np.isfinite(structure.energy)
         gradients = len(has_forces) + len(has_stress) > 0
         if gradients or has_energy:
-            system = system_of(bound, structure)
-            rows = structure_rows(bound, inducing, zeta, system, gradients=gradients)
+            system = system_of(longest, structure)
+            rows = structure_rows(components, system, gradients=gradients)
         if has_energy:
             # sigma_energy is per atom, so the row is the energy per atom.
             residual = structure.energy - baseline.energy_of(structure.numbers_n)
-            reducers["energy"].add(
+            reducers[LabelSet("energy", structure.source)].add(
                 rows.energy_m[None, :] / structure.n_atoms,
                 np.array([residual / structure.n_atoms]),
                 np.array([structure.sigma_energy]),
             )
         if len(has_forces):
-            reducers["forces"].add(
+            reducers[LabelSet("forces", structure.source)].add(
                 rows.forces_rm if len(has_forces) == len(forces_r) else rows.forces_rm[has_forces],
                 forces_r[has_forces],
                 np.full(len(has_forces), structure.sigma_forces),
             )
         if len(has_stress):
-            reducers["stress"].add(
+            reducers[LabelSet("stress", structure.source)].add(
                 rows.strain_vm[has_stress] / structure.volume,
                 structure.stress_v[has_stress],
                 np.full(len(has_stress), structure.sigma_stress),
             )
         tell("rows", s + 1, len(structures))
-    return {kind: reducer.finish() for kind, reducer in reducers.items()}
+    finished = {label: reducer.finish() for label, reducer in reducers.items()}
+    return {label: triangle for label, triangle in finished.items() if triangle.n_rows}
 
 
-def _check_stress(triangles: dict[str, Triangle], whitening: Whitening, delta: float) -> None:
+def _check_stress(
+    triangles: Mapping[LabelSet, Triangle], whitening: Whitening, solved: Posterior
+) -> None:
     """Warn where the stress labels contradict the strain derivative of a fit without them.
 
     With the weights a of a fit to energies and forces alone, the triangle [R | z] of the stress
     rows holds the correlation of predicted with labelled stress: (R a) . z / (|R a| |z|), and the
     factor between them.
     """
-    stress, forces = triangles["stress"], triangles["forces"]
-    if stress.n_rows < 6 or forces.n_rows == 0:
+    stress = [t for label, t in triangles.items() if label.kind == "stress"]
+    forces = [t for label, t in triangles.items() if label.kind == "forces"]
+    if sum(t.n_rows for t in stress) < 6 or not forces:
         return
-    others = [triangles["energy"], forces]
-    weights_m = posterior(combine(others, whitening), delta).weights()
+    others = [t for label, t in triangles.items() if label.kind != "stress"]
+    delta_b = [
+        float(solved.delta_k[block.columns][0]) if len(block.pivots_k) else 1.0
+        for block in whitening.blocks
+    ]
+    weights_m = posterior(others, whitening, delta_b).weights()
     # A fit that does not even explain its own forces has no say about stresses.
-    unexplained = np.linalg.norm(forces.R[:, :-1] @ weights_m - forces.R[:, -1])
-    if unexplained > 0.5 * np.linalg.norm(forces.R[:, -1]):
+    predicted, label = _stacked(forces, weights_m)
+    if np.linalg.norm(predicted - label) > 0.5 * np.linalg.norm(label):
         return
-    predicted = stress.R[:, :-1] @ weights_m
-    label = stress.R[:, -1]
+    predicted, label = _stacked(stress, weights_m)
     norms = float(np.linalg.norm(predicted) * np.linalg.norm(label))
     if norms == 0.0:
         return
@@ -328,3 +371,9 @@ def _check_stress(triangles: dict[str, Triangle], whitening: Whitening, delta: f
             DataWarning,
             stacklevel=4,
         )
+
+
+def _stacked(triangles: Sequence[Triangle], weights_m: Float) -> tuple[Float, Float]:
+    """What weights predict of the reduced rows, and their labels."""
+    predicted = np.concatenate([t.R[:, :-1] @ weights_m for t in triangles])
+    return predicted, np.concatenate([t.R[:, -1] for t in triangles])

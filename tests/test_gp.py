@@ -266,12 +266,11 @@ def test_posterior_equals_dense_algebra(delta):
         reducer = solvers.RowReducer(solvers.empty_triangle(len(K_mm)))
         reducer.add(K_rm[rows], y[rows], sigma[rows])
         triangles.append(reducer.finish())
-    found = solvers.posterior(
-        solvers.combine(triangles, solvers.whiten_blocks([K_mm], 1e-12)), delta
-    )
+    whitening = solvers.whiten_blocks([K_mm], 1e-12)
+    found = solvers.posterior(triangles, whitening, [delta])
     mean, variance, evidence = naive.dtc(K_mm, K_rm, y, sigma, delta, K_sm, np.ones(5))
     assert_allclose(K_sm @ found.weights(), mean, atol=1e-8)
-    assert_allclose(found.variance(np.ones(5), K_sm), variance, atol=1e-8)
+    assert_allclose(found.variance(np.full(5, delta**2), K_sm), variance, atol=1e-8)
     assert_allclose(found.log_evidence, evidence, rtol=1e-9)
 
 
@@ -286,7 +285,7 @@ def test_with_every_sample_inducing_the_posterior_is_the_exact_one():
     reducer = solvers.RowReducer(solvers.empty_triangle(25))
     reducer.add(K, y, sigma)
     whitening = solvers.whiten_blocks([covariances.K_mm(group, 3)], 1e-13)
-    found = solvers.posterior(solvers.combine([reducer.finish()], whitening), 1.0)
+    found = solvers.posterior([reducer.finish()], whitening, [1.0])
     C, alpha, evidence = naive.gaussian_process(K, y, sigma)
     assert_allclose(K_sm @ found.weights(), K_sm @ alpha, atol=1e-8)
     exact = 1.0 - np.sum(K_sm * np.linalg.solve(C, K_sm.T).T, axis=1)
@@ -304,11 +303,19 @@ def test_evidence_finds_the_amplitude_of_the_prior():
     y = 30.0 * phi @ rng.standard_normal(phi.shape[1]) + 0.01 * rng.standard_normal(60)
     reducer = solvers.RowReducer(solvers.empty_triangle(20))
     reducer.add(K_rm, y, np.full(60, 0.01))
-    combined = solvers.combine([reducer.finish()], whitening)
-    best = evidence.maximise_over_delta(combined)
-    assert 15 < best.delta < 60
-    grid = [solvers.posterior(combined, d).log_evidence for d in np.logspace(-2, 3, 26)]
-    assert best.log_evidence > max(grid) - 1.0
+    triangle = reducer.finish()
+    best = evidence.maximise(
+        [evidence.gram(triangle, whitening)],
+        np.zeros(phi.shape[1], dtype=np.intp),
+        [None],
+        [1.0],
+        noise_range=[(1.0, 1.0)],
+    )
+    assert 15 < best.delta_c[0] < 60
+    grid = [
+        solvers.posterior([triangle], whitening, [d]).log_evidence for d in np.logspace(-2, 3, 26)
+    ]
+    assert best.log_evidence > max(grid) - 1e-3
 
 
 # ---------------------------------------------------------------------------- regressor

@@ -226,7 +226,11 @@ def sealed(path, members):
 
 
 def record(**changes):
-    content = {"format": model_file.FORMAT, "format_version": 1, "header": {}} | changes
+    content = {
+        "format": model_file.FORMAT,
+        "format_version": model_file.FORMAT_VERSION,
+        "header": {},
+    } | changes
     return json.dumps(content).encode()
 
 
@@ -239,7 +243,8 @@ def npy(array):
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        ({"header.json": record(format_version=2)}, "version 2; .* up to version 1. Upgrade"),
+        ({"header.json": record(format_version=3)}, "version 3; .* up to version 2. Upgrade"),
+        ({"header.json": record(format_version=1)}, "version 1, of a development .* Fit the model"),
         ({"header.json": record(format="other")}, "format 'other'"),
         ({"header.json": b"{}"}, "no model file that this library wrote"),
         ({"header.json": b"[1"}, "no model file that this library wrote"),

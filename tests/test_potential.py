@@ -45,10 +45,8 @@ def numeric_rows(model, atoms, structures, h=1e-4):
         moved = structures[0].__class__(
             **{**vars(structures[0]), "positions_nc": positions, "cell_cc": cell}
         )
-        system = training.system_of(fitted.descriptor, moved)
-        return rows.structure_rows(
-            fitted.descriptor, fitted.inducing, fitted.zeta, system, gradients=False
-        ).energy_m
+        system = training.system_of(fitted.components[0].descriptor, moved)
+        return rows.structure_rows(fitted.components, system, gradients=False).energy_m
 
     positions, cell = atoms.positions, atoms.cell[:]
     forces = []
@@ -76,10 +74,8 @@ def test_rows_are_derivatives_of_the_energy_row(emt_model, emt_images):
     atoms = emt_images[0]
     structures = structures_from_atoms([atoms], LabelKeys(), Noise(1.0, 1.0, 1.0), labels="ignore")
     fitted = emt_model.fitted_
-    system = training.system_of(fitted.descriptor, structures[0])
-    found = rows.structure_rows(
-        fitted.descriptor, fitted.inducing, fitted.zeta, system, gradients=True
-    )
+    system = training.system_of(fitted.components[0].descriptor, structures[0])
+    found = rows.structure_rows(fitted.components, system, gradients=True)
     forces, strain = numeric_rows(emt_model, atoms, structures)
     scale = np.abs(forces).max()
     assert_allclose(found.forces_rm, forces, atol=1e-6 * scale)
@@ -89,8 +85,8 @@ def test_rows_are_derivatives_of_the_energy_row(emt_model, emt_images):
 def test_blocks_of_centres_do_not_change_the_rows(emt_model, emt_images, monkeypatch):
     fitted = emt_model.fitted_
     structures = structures_from_atoms(emt_images[:1], LabelKeys(), Noise(1.0, 1.0, 1.0))
-    system = training.system_of(fitted.descriptor, structures[0])
-    args = (fitted.descriptor, fitted.inducing, fitted.zeta, system)
+    system = training.system_of(fitted.components[0].descriptor, structures[0])
+    args = (fitted.components, system)
     whole = rows.structure_rows(*args, gradients=True)
     monkeypatch.setattr(rows, "_BLOCK_BYTES", 1)
     split = rows.structure_rows(*args, gradients=True)
@@ -103,15 +99,15 @@ def test_blocks_of_centres_do_not_change_the_rows(emt_model, emt_images, monkeyp
 
 def test_fit_equals_the_dense_posterior(emt_images, emt_soap):
     images = [*emt_images[:4], *emt_images[30:33]]
-    model = KernelPotential(emt_soap, n_environments=8, n_tangents=3, delta=2.0).fit(images)
-    fitted = model.fitted_
+    noise = {"sigma_energy": 1e-3, "sigma_forces": 0.05, "sigma_stress": 1e-3}
+    model = KernelPotential(emt_soap, n_environments=8, n_tangents=3, delta=2.0, **noise)
+    fitted = model.fit(images).fitted_
+    component = fitted.components[0]
     structures = structures_from_atoms(images, LabelKeys(), Noise(1e-3, 0.05, 1e-3))
     K, y, sigma = [], [], []
     for s in structures:
-        system = training.system_of(fitted.descriptor, s)
-        row = rows.structure_rows(
-            fitted.descriptor, fitted.inducing, fitted.zeta, system, gradients=True
-        )
+        system = training.system_of(fitted.components[0].descriptor, s)
+        row = rows.structure_rows(fitted.components, system, gradients=True)
         K.append(row.energy_m[None] / s.n_atoms)
         y.append([(s.energy - fitted.baseline.energy_of(s.numbers_n)) / s.n_atoms])
         sigma.append([1e-3])
@@ -123,7 +119,7 @@ def test_fit_equals_the_dense_posterior(emt_images, emt_soap):
             y.append(s.stress_v)
             sigma.append(np.full(6, 1e-3))
     K, y, sigma = np.vstack(K), np.concatenate(y), np.concatenate(sigma)
-    blocks = [naive.K_mm(group, fitted.zeta) for group in fitted.inducing]
+    blocks = [naive.K_mm(group, component.zeta) for group in component.inducing]
     K_mm = np.zeros((K.shape[1], K.shape[1]))
     first = 0
     for block in blocks:
@@ -204,8 +200,9 @@ def test_noise_per_structure_and_source_weights_labels(emt_images, emt_soap):
     images = stripped(emt_images[:12], "energy", "forces")
     for k, atoms in enumerate(images):
         atoms.info["source"] = "good" if k % 2 else "bad"
-    args = {"n_environments": 10, "n_tangents": 4}
+    args = {"n_environments": 10, "n_tangents": 4, "sigma_energy": 1e-3, "delta": 2.0}
     model = KernelPotential(emt_soap, sigma_forces={"good": 0.01, "bad": 1.0}, **args).fit(images)
+    assert model.noise_["forces"] == {"good": 0.01, "bad": 1.0}
     error = {"good": [], "bad": []}
     for atoms, forces in zip(images, model.predict(images).forces, strict=True):
         error[atoms.info["source"]].append(np.abs(forces - atoms.calc.results["forces"]).mean())
@@ -213,7 +210,7 @@ def test_noise_per_structure_and_source_weights_labels(emt_images, emt_soap):
     one = stripped(emt_images[:12], "energy", "forces")
     for k, atoms in enumerate(one):
         atoms.info["sigma_forces"] = 0.01 if k % 2 else 1.0
-    same = KernelPotential(emt_soap, **args).fit(one)
+    same = KernelPotential(emt_soap, sigma_forces=0.05, **args).fit(one)
     assert_allclose(same.log_evidence_, model.log_evidence_, rtol=1e-9)
 
 
@@ -222,7 +219,7 @@ def test_every_selector_fits(selector, emt_images, emt_soap, tmp_path):
     counts = {"Cu": 5, "Au": 3}
     model = KernelPotential(emt_soap, n_environments=counts, n_tangents=3, selector=selector)
     model.fit(emt_images[:12])
-    assert [len(group.first_e) - 1 for group in model.fitted_.inducing] == [5, 3]
+    assert [len(group.first_e) - 1 for group in model.fitted_.components[0].inducing] == [5, 3]
     assert model.score(emt_images[:12]) > 0.5
     model.save(tmp_path / "model.kpot")  # a file holds the name of a function, not the function
     assert np.array_equal(load(tmp_path / "model.kpot").fitted_.weights_m, model.fitted_.weights_m)
@@ -232,7 +229,9 @@ def test_symmetric_environments_get_fewer_tangents(emt_soap):
     crystal = label(bulk("Cu", "fcc", a=3.7))
     shaken = label(alloy(np.random.default_rng(5)))
     model = KernelPotential(emt_soap, n_environments=9, n_tangents=40).fit([crystal, shaken])
-    counts = [n - 1 for group in model.fitted_.inducing for n in np.diff(group.first_e)]
+    counts = [
+        n - 1 for group in model.fitted_.components[0].inducing for n in np.diff(group.first_e)
+    ]
     assert min(counts) < max(counts) <= 40
 
 
@@ -379,7 +378,9 @@ def test_same_seed_same_model(emt_images, emt_soap):
     one, two = (KernelPotential(emt_soap, **args).fit(emt_images[:8]) for _ in range(2))
     assert np.array_equal(one.fitted_.weights_m, two.fitted_.weights_m)
     other = KernelPotential(emt_soap, random_state=1, **args).fit(emt_images[:8])
-    assert not np.array_equal(one.fitted_.inducing[0].Z_mq, other.fitted_.inducing[0].Z_mq)
+    assert not np.array_equal(
+        one.fitted_.components[0].inducing[0].Z_mq, other.fitted_.components[0].inducing[0].Z_mq
+    )
 
 
 # -------------------------------------------------------------------------- model file
@@ -510,6 +511,8 @@ def test_progress_is_told(emt_images, emt_soap):
         emt_soap, n_environments=4, n_tangents=2, progress=lambda *a: heard.append(a)
     ).fit(emt_images[:6])
     stages = [stage for stage, _, _ in heard]
-    assert list(dict.fromkeys(stages)) == ["features", "tangents", "rows", "posterior"]
+    assert list(dict.fromkeys(stages)) == [
+        "features", "tangents", "rows", "hyperparameters", "posterior",
+    ]  # fmt: skip
     assert all(0 <= done <= total for _, done, total in heard)
     assert heard[-1] == ("posterior", 1, 1)

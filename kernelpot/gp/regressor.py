@@ -12,7 +12,7 @@ from kernelpot.conventions import Float, as_float
 from kernelpot.gp.covariances import K_bm, K_mm
 from kernelpot.gp.inducing import Selector, join, select
 from kernelpot.gp.kernels import check_zeta
-from kernelpot.gp.solvers import RowReducer, combine, empty_triangle, posterior, whiten_blocks
+from kernelpot.gp.solvers import RowReducer, empty_triangle, posterior, whiten_blocks
 
 _RANK_TOLERANCE = 1e-10
 _BLOCK = 4096
@@ -126,7 +126,7 @@ class SparseGPRegressor(RegressorMixin, BaseEstimator):
             y_r = y[block] - self._mean
             reducer.add(K_rm, y_r, np.full(len(y_r), float(sigma)))
         whitening = whiten_blocks([K_mm(self._inducing, zeta)], _RANK_TOLERANCE)
-        self._posterior = posterior(combine([reducer.finish()], whitening), float(delta))
+        self._posterior = posterior([reducer.finish()], whitening, [float(delta)])
         self._zeta = zeta
         self.inducing_indices_ = chosen
         self.log_evidence_ = self._posterior.log_evidence
@@ -162,5 +162,6 @@ class SparseGPRegressor(RegressorMixin, BaseEstimator):
         mean = K_rm @ self._posterior.weights() + self._mean
         if not return_std:
             return mean
-        prior = np.sum(x_nq**2, axis=1) ** self._zeta
+        delta = self._posterior.delta_k[0]
+        prior = delta**2 * np.sum(x_nq**2, axis=1) ** self._zeta
         return mean, np.sqrt(self._posterior.variance(prior, K_rm))

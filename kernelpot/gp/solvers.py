@@ -15,7 +15,7 @@ import numpy as np
 import scipy.linalg
 from scipy.linalg import lapack
 
-from kernelpot.conventions import Float, Int, as_int
+from kernelpot.conventions import Float, Int, as_float, as_int
 
 # ------------------------------------------------------------------------------ whitening
 
@@ -58,6 +58,47 @@ class Whitening(NamedTuple):
                 block.L_kk, K_rm[:, block.pivots_k].T, lower=True, check_finite=False
             ).T
         return phi_rk
+
+    def leading(self, n_columns: int) -> Whitening:
+        """The whitening of the first pivots of each block: a smaller model of its own.
+
+        The pivots come in the order of what they explain, so that the first ones do most.
+
+        Parameters
+        ----------
+        n_columns : int
+            Whitened columns to keep in all, shared out in proportion to the blocks' ranks.
+
+        Returns
+        -------
+        Whitening
+            Of the same raw variables; itself where it has no more columns than that.
+        """
+        if self.n_whitened <= n_columns:
+            return self
+        blocks, first = [], 0
+        for block in self.blocks:
+            n = -(-len(block.pivots_k) * n_columns // self.n_whitened)
+            L_kk = np.asfortranarray(block.L_kk[:n, :n])
+            blocks.append(WhiteningBlock(block.pivots_k[:n], slice(first, first + n), L_kk))
+            first += n
+        return Whitening(tuple(blocks), self.n_raw, first)
+
+    def spread(self, values_b: Sequence[float]) -> Float:
+        """One value per block, repeated for each of its whitened columns.
+
+        Parameters
+        ----------
+        values_b : Sequence[float]
+            As many as there are blocks.
+
+        Returns
+        -------
+        Float
+            Shape (n_whitened,).
+        """
+        counts = [len(block.pivots_k) for block in self.blocks]
+        return np.repeat(as_float(values_b), counts)
 
     def raw_weights(self, w_k: Float) -> Float:
         """Solve L^T a = w on the pivots; zero elsewhere.
@@ -176,6 +217,31 @@ def absorb(R: Float, rows: Float, *, triangular: bool = False) -> Float:
     return R
 
 
+def join_triangles(one: Triangle, other: Triangle) -> Triangle:
+    """The statistic of two sets of rows together.
+
+    Parameters
+    ----------
+    one : Triangle
+        Of some rows.
+    other : Triangle
+        Of other rows, of the same inducing variables.
+
+    Returns
+    -------
+    Triangle
+        Of all of them.
+    """
+    small, large = sorted((one, other), key=lambda triangle: len(triangle.R))
+    n_columns = large.R.shape[1]
+    R = np.zeros((n_columns, n_columns), order="F")
+    R[: len(large.R)] = large.R
+    R = absorb(R, np.array(small.R, order="F"), triangular=len(small.R) == n_columns)
+    return Triangle(
+        _without_empty_rows(R), one.n_rows + other.n_rows, one.log_noise + other.log_noise
+    )
+
+
 class RowReducer:
     """Collects rows in a buffer and absorbs them into a triangle whenever it is full.
 
@@ -254,13 +320,13 @@ def _without_empty_rows(R: Float) -> Float:
 
 
 class Posterior(NamedTuple):
-    """Gaussian posterior of the whitened weights, prior w ~ N(0, delta^2).
+    """Gaussian posterior of the whitened weights, prior w_k ~ N(0, delta_k^2).
 
     Mean ``w_k``, covariance R^-1 R^-T.
     """
 
     whitening: Whitening
-    delta: float
+    delta_k: Float
     R_kk: Float
     w_k: Float
     log_evidence: float
@@ -275,15 +341,15 @@ class Posterior(NamedTuple):
         """
         return self.whitening.raw_weights(self.w_k)
 
-    def variance(self, K_rr_diagonal: Float, K_rm: Float) -> Float:
-        """delta^2 (k - phi phi^T) + phi R^-1 R^-T phi^T of each row: the DTC variance.
+    def variance(self, prior_r: Float, K_rm: Float) -> Float:
+        """k - phi delta^2 phi^T + phi R^-1 R^-T phi^T of each row: the DTC variance.
 
         Quinonero-Candela and Rasmussen, J. Mach. Learn. Res. 6, 1939 (2005), equation 20b.
 
         Parameters
         ----------
-        K_rr_diagonal : Float
-            Prior variance of each row's quantity, in units of delta^2.
+        prior_r : Float
+            Prior variance of each row's quantity (delta^2 included).
         K_rm : Float
             Its covariances with the raw inducing variables, in units of delta^2.
 
@@ -296,21 +362,20 @@ class Posterior(NamedTuple):
         inside_kr = scipy.linalg.solve_triangular(
             self.R_kk, phi_rk.T, trans="T", check_finite=False
         )
-        novelty_r = np.maximum(K_rr_diagonal - np.sum(phi_rk**2, axis=1), 0.0)
-        return self.delta**2 * novelty_r + np.sum(inside_kr**2, axis=0)
+        novelty_r = np.maximum(prior_r - np.sum((phi_rk * self.delta_k) ** 2, axis=1), 0.0)
+        return novelty_r + np.sum(inside_kr**2, axis=0)
 
 
-class Combined(NamedTuple):
-    """Statistic of all rows in whitened features: one triangle of [Phi | y]."""
+def posterior(
+    triangles: Sequence[Triangle],
+    whitening: Whitening,
+    delta_b: Sequence[float],
+    noise: Sequence[float] | None = None,
+) -> Posterior:
+    """Solve min sum_l |(Phi_l w - y_l) / noise_l|^2 + sum_k (w_k / delta_k)^2.
 
-    whitening: Whitening
-    R: Float  # (n_whitened + 1, n_whitened + 1), Fortran order
-    n_rows: int
-    log_noise: float
-
-
-def combine(triangles: Sequence[Triangle], whitening: Whitening) -> Combined:
-    """Whiten the statistics of several sets of rows and reduce them to one.
+    The log evidence is that of y ~ N(0, Phi delta^2 Phi^T + noise^2) (DTC): by the matrix
+    determinant lemma and the residual of the least-squares problem, all from one triangle.
 
     Parameters
     ----------
@@ -318,51 +383,55 @@ def combine(triangles: Sequence[Triangle], whitening: Whitening) -> Combined:
         Statistics of sets of rows, of the raw inducing variables.
     whitening : Whitening
         Of the prior covariance of the raw inducing variables.
-
-    Returns
-    -------
-    Combined
-        What the posterior needs, for any prior amplitude.
-    """
-    n_k = whitening.n_whitened
-    R = np.zeros((n_k + 1, n_k + 1), order="F")
-    for triangle in triangles:
-        rows = np.empty((len(triangle.R), n_k + 1), order="F")
-        rows[:, :n_k] = whitening.whiten(triangle.R[:, :-1])
-        rows[:, n_k] = triangle.R[:, -1]
-        R = absorb(R, rows)
-    return Combined(
-        whitening, R, sum(t.n_rows for t in triangles), sum(t.log_noise for t in triangles)
-    )
-
-
-def posterior(combined: Combined, delta: float) -> Posterior:
-    """Solve min |Phi w - y|^2 + |w|^2 / delta^2.
-
-    The log evidence is that of y ~ N(0, delta^2 Phi Phi^T + noise) (DTC): by the matrix
-    determinant lemma and the residual of the least-squares problem, all from one triangle.
-
-    Parameters
-    ----------
-    combined : Combined
-        Statistic of the rows; unchanged.
-    delta : float
-        Prior standard deviation of the whitened weights.
+    delta_b : Sequence[float]
+        Prior standard deviation of the whitened weights of each of its blocks.
+    noise : Sequence[float] | None
+        Factor on the standard deviations by which each set's rows were divided; 1 where None.
 
     Returns
     -------
     Posterior
         Mean weights, factor of the covariance, log evidence.
     """
-    n_k = combined.whitening.n_whitened
+    noise = [1.0] * len(triangles) if noise is None else list(noise)
+    n_k = whitening.n_whitened
+    delta_k = whitening.spread(delta_b)
+    R = np.zeros((n_k + 1, n_k + 1), order="F")
+    for triangle, factor in zip(triangles, noise, strict=True):
+        R = absorb(R, whitened_rows(triangle, whitening, factor), triangular=False)
     prior = np.zeros((n_k, n_k + 1), order="F")
-    np.fill_diagonal(prior, 1.0 / delta)
-    R = absorb(combined.R.copy(order="F"), prior, triangular=True)
+    np.fill_diagonal(prior, 1.0 / delta_k)
+    R = absorb(R, prior, triangular=True)
     R_kk = np.asfortranarray(R[:n_k, :n_k])
     w_k = scipy.linalg.solve_triangular(R_kk, R[:n_k, n_k], check_finite=False)
-    residual = float(R[n_k, n_k])
-    log_det = 2.0 * (
-        n_k * math.log(delta) + float(np.sum(np.log(np.abs(np.diag(R_kk))))) + combined.log_noise
+    n_rows = sum(triangle.n_rows for triangle in triangles)
+    log_noise = sum(
+        triangle.log_noise + triangle.n_rows * math.log(factor)
+        for triangle, factor in zip(triangles, noise, strict=True)
     )
-    log_evidence = -0.5 * (residual**2 + log_det + combined.n_rows * math.log(2.0 * math.pi))
-    return Posterior(combined.whitening, delta, R_kk, w_k, log_evidence)
+    log_det = 2.0 * float(np.sum(np.log(delta_k * np.abs(np.diag(R_kk))))) + 2.0 * log_noise
+    log_evidence = -0.5 * (float(R[n_k, n_k]) ** 2 + log_det + n_rows * math.log(2.0 * math.pi))
+    return Posterior(whitening, delta_k, R_kk, w_k, log_evidence)
+
+
+def whitened_rows(triangle: Triangle, whitening: Whitening, noise: float = 1.0) -> Float:
+    """[Phi | y] / noise of a triangle's rows.
+
+    Parameters
+    ----------
+    triangle : Triangle
+        Of the raw inducing variables.
+    whitening : Whitening
+        Of their prior covariance.
+    noise : float
+        What to divide by.
+
+    Returns
+    -------
+    Float
+        Shape (rows of the triangle, n_whitened + 1), Fortran order.
+    """
+    rows = np.empty((len(triangle.R), whitening.n_whitened + 1), order="F")
+    rows[:, :-1] = whitening.whiten(triangle.R[:, :-1])
+    rows[:, -1] = triangle.R[:, -1]
+    return rows if noise == 1.0 else np.divide(rows, noise, out=rows)

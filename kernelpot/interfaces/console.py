@@ -160,13 +160,12 @@ def model_facts(model: Any) -> dict[str, str]:
     return {
         "species": " ".join(chemical_symbols[z] for z in model.species_),
         "descriptor": repr(model.descriptor),
-        "kernel": f"zeta {model.zeta}, delta {model.delta_:.3g} eV"
+        "kernel": f"zeta {_each(model.zeta)}, delta {_each(model.delta_)} eV"
         + (" (by the evidence)" if model.delta is None else ""),
         "inducing": f"{model.n_environments_} environments ({_selector(model)}),"
         f" {n_tangents} tangents",
         "baseline": model.baseline_.describe(),
-        "noise": f"energy {_noise(model.sigma_energy)} eV/atom, forces"
-        f" {_noise(model.sigma_forces)} eV/A, stress {_noise(model.sigma_stress)} eV/A^3",
+        "noise": _noise(model),
         "trained on": f"{summary['n_structures']} structures, {summary['n_atoms']} atoms; "
         + ", ".join(f"{n} {kind}" for kind, n in numbers.items() if n),
         "training MAE": errors["mae"],
@@ -182,7 +181,23 @@ def _selector(model: Any) -> str:
     return getattr(model.selector, "__name__", str(model.selector))
 
 
-def _noise(sigma: float | Mapping[str, float]) -> str:
-    if isinstance(sigma, Mapping):
-        return " / ".join(f"{value:g} ({source})" for source, value in sigma.items())
-    return f"{sigma:g}"
+def _each(values: Any) -> str:
+    """One value, or those of several descriptors."""
+    values = values if isinstance(values, (list, tuple)) else [values]
+    return " / ".join(f"{value:.3g}" for value in values)
+
+
+def _noise(model: Any) -> str:
+    """Standard deviations in use, and which of them the evidence found."""
+    parts = []
+    units = ("eV/atom", "eV/A", "eV/A^3")
+    for (kind, sigma), unit in zip(model.noise_.items(), units, strict=True):
+        by_source = sigma if isinstance(sigma, Mapping) else {"": sigma}
+        values = " / ".join(
+            f"{value:.3g}{f' ({source})' if source else ''}" for source, value in by_source.items()
+        )
+        learned = (
+            getattr(model, f"sigma_{kind}") is None and model.training_summary_["n_labels"][kind]
+        )
+        parts.append(f"{kind} {values} {unit}{' (by the evidence)' if learned else ''}")
+    return ", ".join(parts)

@@ -84,9 +84,16 @@ _MODEL = {
         Literal[tuple(SELECTORS)],
         "how inducing environments are chosen: " + ", ".join(SELECTORS),
     ),
-    "sigma_energy": (Sigma, "noise, eV/atom; a table gives one per info['source']"),
-    "sigma_forces": (Sigma, "noise, eV/A"),
-    "sigma_stress": (Sigma, "noise, eV/A^3"),
+    "sigma_energy": (
+        Sigma | None,
+        "noise, eV/atom; else by the evidence; a table gives one per info['source']",
+    ),
+    "sigma_forces": (Sigma | None, "noise, eV/A; likewise"),
+    "sigma_stress": (Sigma | None, "noise, eV/A^3; likewise"),
+    "force_priority": (
+        Annotated[float, Field(ge=1.0, allow_inf_nan=False)],
+        "multiplies the weight of forces on top of their noise",
+    ),
     "random_state": (int | None, "seed of random choices"),
 }
 _KEYS = tuple(f"{kind}_key" for kind in LabelKeys._fields)

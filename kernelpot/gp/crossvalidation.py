@@ -1,0 +1,225 @@
+"""Errors on left-out folds, in closed form from the products of each fold's rows.
+
+A fold's rows enter the normal equations additively, so leaving a fold out is a subtraction: with
+G = sum_f G_f, the weights without fold f solve (sum_l (G_l - G_lf) / a_l^2 + D^-2) w = b - b_f, and
+the squared error on the fold is y_f^T y_f - 2 b_f^T w + w^T G_f w. No row is looked at again.
+
+Why not the evidence alone: it takes what a sparse model cannot represent for independent noise of
+the labels. Tens of thousands of force components then outvote some hundred energies, whose noise
+"is" ten meV per atom (measured on silicon: energy error 9.6 meV/atom by the evidence, 2.2 by
+this). Errors on left-out folds say what is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import blas, lapack
+from scipy.optimize import minimize
+
+from kernelpot.conventions import Float, Int, as_float
+from kernelpot.gp.evidence import Gram, Hyperparameters, log_evidence
+
+__all__ = ["FoldErrors", "fold_errors", "minimise"]
+
+
+class FoldErrors(NamedTuple):
+    """Mean squared error of each set of rows on left-out folds, and its derivatives."""
+
+    mse_l: Float  # in units of the assumed noise
+    by_delta_lc: Float  # d mse_l / d log(delta_c)
+    by_noise_ll: Float  # d mse_l / d log(noise_l')
+
+
+def fold_errors(
+    totals: Sequence[Gram],
+    folds: Sequence[Sequence[Gram]],
+    component_k: Int,
+    delta_c: Float,
+    noise_l: Float,
+) -> FoldErrors:
+    """Errors on each fold by the weights that all others give.
+
+    Parameters
+    ----------
+    totals : Sequence[Gram]
+        Products of all rows of each set.
+    folds : Sequence[Sequence[Gram]]
+        Products of the rows of each fold, one for each set of rows.
+    component_k : Int
+        Component that each whitened feature belongs to.
+    delta_c : Float
+        Prior amplitudes of the components.
+    noise_l : Float
+        Noise factors of the sets of rows.
+
+    Returns
+    -------
+    FoldErrors
+        Of all folds together.
+    """
+    n_l, n_c, n_k = len(noise_l), len(delta_c), len(component_k)
+    delta_k = delta_c[component_k]
+    weight_l = noise_l**-2.0
+    total_kk = np.zeros((n_k, n_k), order="F")
+    for weight, one in zip(weight_l, totals, strict=True):
+        total_kk += weight * one.G_kk
+    np.einsum("kk->k", total_kk)[:] += delta_k**-2.0
+    b_lk = np.array([one.b_k for one in totals])
+    sse_l, rows_l = np.zeros(n_l), np.zeros(n_l)
+    by_delta_lc, by_noise_ll = np.zeros((n_l, n_c)), np.zeros((n_l, n_l))
+    select_ck = (np.arange(n_c)[:, None] == component_k) / delta_k**2
+    for fold in folds:
+        A_kk = total_kk.copy(order="F")
+        for weight, one in zip(weight_l, fold, strict=True):
+            if one.n_rows:
+                A_kk -= weight * one.G_kk
+        rest_lk = b_lk - np.array([one.b_k for one in fold])
+        L_kk = _cholesky(A_kk)
+        w_k = lapack.dpotrs(L_kk, weight_l @ rest_lk, lower=1)[0]
+        # dw = A^-1 (db - dA w): for log(a_l) it is -2 a_l^-2 A^-1 (b_l - G_l w), of the other
+        # folds' rows; for log(delta_c) it is 2 A^-1 (w / delta^2).
+        Gw_lk = np.array([_times(one, w_k) for one in fold])
+        all_lk = np.array([_times(one, w_k) for one in totals])
+        right_ks = np.vstack(
+            [-2.0 * weight_l[:, None] * (rest_lk - all_lk + Gw_lk), 2.0 * select_ck * w_k]
+        ).T
+        dw_ks = lapack.dpotrs(L_kk, np.asfortranarray(right_ks), lower=1)[0]
+        for k, one in enumerate(fold):
+            if not one.n_rows:
+                continue
+            rows_l[k] += one.n_rows
+            sse_l[k] += max(one.y_y - 2.0 * float(one.b_k @ w_k) + float(w_k @ Gw_lk[k]), 0.0)
+            change_s = 2.0 * (Gw_lk[k] - one.b_k) @ dw_ks
+            by_noise_ll[k] += change_s[:n_l]
+            by_delta_lc[k] += change_s[n_l:]
+    rows_l = np.maximum(rows_l, 1.0)
+    return FoldErrors(sse_l / rows_l, by_delta_lc / rows_l[:, None], by_noise_ll / rows_l[:, None])
+
+
+def _times(one: Gram, w_k: Float) -> Float:
+    if not one.n_rows:
+        return np.zeros(len(w_k))
+    return blas.dsymv(1.0, one.G_kk, w_k, lower=1)
+
+
+def _cholesky(A_kk: Float) -> Float:
+    diagonal = np.einsum("kk->k", A_kk)
+    size = float(diagonal.max(initial=1.0))
+    for jitter in (0.0, 1e-14, 1e-12, 1e-10):  # the subtraction rounds
+        diagonal += jitter * size
+        L_kk, failed = lapack.dpotrf(A_kk, lower=1, clean=0)
+        if not failed:
+            return L_kk
+    raise ValueError("the normal equations are singular: is a label NaN or infinite?")
+
+
+_PREFERENCE = 1e-3
+"""What a factor e away from the assumed noise or from 1 eV costs, so that flat directions stay
+where they are: a factor of ten is worth a quarter of a per cent of error."""
+
+
+def minimise(
+    totals: Sequence[Gram],
+    folds: Sequence[Sequence[Gram]],
+    component_k: Int,
+    delta_c: Sequence[float | None],
+    noise_l: Sequence[float | None],
+    *,
+    importance_l: Sequence[float],
+    delta_range: tuple[float, float],
+    noise_range: Sequence[tuple[float, float]],
+) -> Hyperparameters:
+    """Prior amplitudes and noise factors with the least errors on left-out folds.
+
+    What is made small is sum_l importance_l log(mse_l): a per cent of one kind of error is worth
+    a per cent of another, whatever their units and numbers. Predictions depend on ratios of
+    amplitudes and noise only; where all are free their common factor is that of the largest
+    evidence, which is known in closed form.
+
+    Parameters
+    ----------
+    totals : Sequence[Gram]
+        Products of all rows of each set; rows that are in no fold are never left out.
+    folds : Sequence[Sequence[Gram]]
+        Products of the rows of each fold, one for each set of rows.
+    component_k : Int
+        Component that each whitened feature belongs to.
+    delta_c : Sequence[float | None]
+        Prior amplitudes; None for those to be found.
+    noise_l : Sequence[float | None]
+        Noise factors; None for those to be found.
+    importance_l : Sequence[float]
+        Weight of each set's error.
+    delta_range : tuple[float, float]
+        Bounds of the amplitudes.
+    noise_range : Sequence[tuple[float, float]]
+        Bounds of each set's noise factor.
+
+    Returns
+    -------
+    Hyperparameters
+        All of them, and the evidence of all folds together.
+    """
+    delta_free = np.array([delta is None for delta in delta_c], dtype=bool)
+    # A set without rows in any fold says nothing of its noise.
+    rows_l = [sum(fold[k].n_rows for fold in folds) for k in range(len(totals))]
+    noise_free = np.array([a is None and n > 0 for a, n in zip(noise_l, rows_l, strict=True)])
+    delta = as_float([1.0 if d is None else d for d in delta_c])
+    noise = as_float([1.0 if a is None else a for a in noise_l])
+    n_delta = int(delta_free.sum())
+    importance_l = np.where(np.array(rows_l) > 0, as_float(importance_l), 0.0)
+
+    def put(theta: Float) -> tuple[Float, Float]:
+        new_delta, new_noise = delta.copy(), noise.copy()
+        new_delta[delta_free] = np.exp(theta[:n_delta])
+        new_noise[noise_free] = np.exp(theta[n_delta:])
+        return new_delta, new_noise
+
+    def loss(theta: Float) -> tuple[float, Float]:
+        found = fold_errors(totals, folds, component_k, *put(theta))
+        mse_l = np.maximum(found.mse_l, 1e-12)  # labels that are all zero
+        share_l = importance_l / mse_l
+        gradient = np.concatenate(
+            [
+                (share_l @ found.by_delta_lc)[delta_free],
+                (share_l @ found.by_noise_ll)[noise_free],
+            ]
+        )
+        value = float(importance_l @ np.log(mse_l)) + _PREFERENCE * float(theta @ theta)
+        return value, gradient + 2.0 * _PREFERENCE * theta
+
+    all_free = bool(delta_free.all() and noise_free.all())
+    bounds = [delta_range] * n_delta
+    bounds += [limits for limits, free in zip(noise_range, noise_free, strict=True) if free]
+    if bounds:
+        low, high = np.log(np.array(bounds)).T
+        start = np.clip(np.zeros(len(bounds)), low, high)
+        result = minimize(
+            loss,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=np.column_stack([low, high]),
+            options={"maxiter": 40, "ftol": 1e-5, "gtol": 1e-3},
+        )
+        delta, noise = put(result.x)
+    if all_free:
+        # log evidence of (s delta, s noise): -(quadratic / s^2 + n log s^2 + ...) / 2
+        quadratic = _quadratic(totals, component_k, delta, noise)
+        scale = float(np.sqrt(quadratic / max(1, sum(one.n_rows for one in totals))))
+        delta, noise = delta * scale, noise * scale
+    value, _, _ = log_evidence(totals, component_k, delta, noise)
+    return Hyperparameters(delta, noise, value)
+
+
+def _quadratic(grams: Sequence[Gram], component_k: Int, delta: Float, noise: Float) -> float:
+    """y^T (Phi D^2 Phi^T + noise^2)^-1 y."""
+    delta_k = delta[component_k]
+    A_kk = sum(one.G_kk / a**2 for one, a in zip(grams, noise, strict=True))
+    b_k = sum(one.b_k / a**2 for one, a in zip(grams, noise, strict=True))
+    np.einsum("kk->k", A_kk)[:] += delta_k**-2.0
+    w_k = lapack.dpotrs(_cholesky(np.asfortranarray(A_kk)), b_k, lower=1)[0]
+    return float(sum(one.y_y / a**2 for one, a in zip(grams, noise, strict=True)) - b_k @ w_k)

@@ -1,0 +1,151 @@
+"""Prior amplitudes and noise levels of a fit: by the errors on parts of the data left out."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kernelpot.conventions import LABEL_KINDS, Int, LabelSet, as_int
+from kernelpot.data import Structure
+from kernelpot.gp.crossvalidation import minimise
+from kernelpot.gp.evidence import DELTA_RANGE, Gram, add_grams, gram, maximise, no_gram
+from kernelpot.gp.solvers import Triangle, Whitening
+from kernelpot.options import Options
+from kernelpot.rows import Component
+
+__all__ = ["COARSE", "choose_hyperparameters", "folds_of"]
+
+log = logging.getLogger("kernelpot")
+
+_N_FOLDS = 5
+"""Parts of the data that are left out in turn to find noise levels and amplitudes."""
+COARSE = 1500
+"""Inducing variables with which they are found: of the independent ones the most telling."""
+_IMPORTANCE = {"energy": 1.0, "forces": 1.0, "stress": 0.3}
+"""How much a per cent of error of each kind of label counts in that search."""
+_NOISE_RANGE = {"energy": (1e-6, 1.0), "forces": (1e-4, 10.0), "stress": (1e-6, 1.0)}
+"""Bounds of learned noise (eV/atom, eV/angstrom, eV/angstrom^3): wider than labels can be."""
+
+
+def folds_of(structures: Sequence[Structure], isolated: set[int], options: Options) -> list[Int]:
+    """Structures that are never left out, and then those of each fold, group by group.
+
+    One part is all there is where nothing is to be found, or too little to find it with.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        The training structures.
+    isolated : set[int]
+        Indices of isolated atoms: nothing else says what they do, so they stay in every fit.
+    options : Options
+        Settings.
+
+    Returns
+    -------
+    list[Int]
+        Indices of each part.
+    """
+    learned = bool(options.learned) or any(one.delta is None for one in options.components)
+    rest = np.array(sorted(set(range(len(structures))) - isolated), dtype=np.intp)
+    n_folds = min(_N_FOLDS, len(rest))
+    if not learned or n_folds < 3:
+        return [as_int(np.arange(len(structures)))]
+    rng = np.random.default_rng(options.random_state)
+    shuffled = rng.permutation(rest)
+    groups = np.array([structures[s].group for s in shuffled])
+    # Dealt out one after the other, so that each fold has its share of every group.
+    order = shuffled[np.argsort(groups, kind="stable")]
+    folds = [as_int(np.sort(order[f::n_folds])) for f in range(n_folds)]
+    return [as_int(sorted(isolated)), *folds]
+
+
+def choose_hyperparameters(
+    triangles: Mapping[LabelSet, Triangle],
+    parts: Sequence[Mapping[LabelSet, Gram]],
+    whitening: Whitening,
+    components: Sequence[Component],
+    options: Options,
+) -> tuple[tuple[float, ...], dict[LabelSet, float]]:
+    """Amplitudes and noise factors: those given, and those that leave-out errors choose.
+
+    With too few structures for folds the amplitudes are those of the largest evidence, and the
+    noise is as assumed.
+
+    Parameters
+    ----------
+    triangles : Mapping[LabelSet, Triangle]
+        Statistics of all rows of each set of labels.
+    parts : Sequence[Mapping[LabelSet, Gram]]
+        Products of the rows of each of the parts that `folds_of` made; none for a single part.
+    whitening : Whitening
+        Of the inducing variables that the products speak of.
+    components : Sequence[Component]
+        The Gaussian processes whose sum is the model.
+    options : Options
+        Settings.
+
+    Returns
+    -------
+    tuple[tuple[float, ...], dict[LabelSet, float]]
+        Amplitude of each component, eV, and factor on the assumed noise of each set of labels.
+    """
+    delta_c = [one.delta for one in options.components]
+    labels = list(triangles)
+    learned = [label.kind in options.learned for label in labels]
+    if None not in delta_c and not any(learned):
+        return tuple(delta_c), dict.fromkeys(labels, 1.0)
+    n_blocks_c = [len(one.inducing) for one in components]
+    component_k = as_int(whitening.spread(np.repeat(np.arange(len(components)), n_blocks_c)))
+    # Bounds are absolute, the factors relative to what was assumed.
+    ranges = [
+        tuple(limit / getattr(options.noise, label.kind) for limit in _NOISE_RANGE[label.kind])
+        if free
+        else (1.0, 1.0)
+        for label, free in zip(labels, learned, strict=True)
+    ]
+    nothing = no_gram(whitening.n_whitened)
+    if parts:
+        rows = [[part.get(label, nothing) for label in labels] for part in parts]
+        found = minimise(
+            [functools.reduce(add_grams, column) for column in zip(*rows, strict=True)],
+            rows[1:],
+            component_k,
+            delta_c,
+            [None if free else 1.0 for free in learned],
+            importance_l=_importance(triangles),
+            delta_range=DELTA_RANGE,
+            noise_range=ranges,
+        )
+    else:
+        found = maximise(
+            [gram(triangle, whitening) for triangle in triangles.values()],
+            component_k,
+            delta_c,
+            [1.0] * len(labels),
+            noise_range=ranges,
+        )
+    noise = dict(zip(labels, found.noise_l.tolist(), strict=True))
+    log.info(
+        "delta %s eV; noise, as factors on what was assumed: %s",
+        ", ".join(f"{delta:.3g}" for delta in found.delta_c),
+        ", ".join(
+            f"{label.kind}{' of ' + label.source if label.source else ''} {factor:.3g}"
+            for label, factor in noise.items()
+        ),
+    )
+    return tuple(found.delta_c.tolist()), noise
+
+
+def _importance(triangles: Mapping[LabelSet, Triangle]) -> list[float]:
+    """Each kind of label counts as its importance, each source by its share of the rows."""
+    n_kind = dict.fromkeys(LABEL_KINDS, 0)
+    for label, triangle in triangles.items():
+        n_kind[label.kind] += triangle.n_rows
+    return [
+        _IMPORTANCE[label.kind] * triangle.n_rows / n_kind[label.kind]
+        for label, triangle in triangles.items()
+    ]

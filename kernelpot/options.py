@@ -1,0 +1,145 @@
+"""The settings of a fit, checked: what people give to `KernelPotential`, made uniform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kernelpot.conventions import LABEL_KINDS
+from kernelpot.data_records import Noise
+from kernelpot.descriptors import Soap
+from kernelpot.descriptors.protocol import Descriptor
+from kernelpot.gp.inducing import SELECTORS, Selector
+from kernelpot.gp.kernels import check_zeta
+
+__all__ = ["ComponentOptions", "Options", "check_options"]
+
+
+class ComponentOptions(NamedTuple):
+    """Settings of one Gaussian process of the sum."""
+
+    descriptor: Descriptor
+    zeta: int
+    delta: float | None  # eV; None: by the evidence
+    n_environments: int | dict[str, int]
+    n_tangents: int
+
+
+class Options(NamedTuple):
+    """Settings of a fit."""
+
+    components: tuple[ComponentOptions, ...]
+    tangent_threshold: float
+    selector: str | Selector
+    noise: Noise  # assumed, of each kind of label
+    learned: frozenset[str]  # kinds of labels whose noise the evidence finds
+    force_priority: float
+    random_state: int | None
+
+
+def check_options(parameters: dict[str, Any]) -> Options:
+    """Settings of a fit from the parameters of the estimator.
+
+    Parameters
+    ----------
+    parameters : dict[str, Any]
+        Of `KernelPotential`, by name.
+
+    Returns
+    -------
+    Options
+        One entry per descriptor where there are several.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is not valid; the message names it, what was given and what is allowed.
+    """
+    given = parameters["descriptor"]
+    descriptors = list(given) if isinstance(given, (list, tuple)) else [given]
+    if not descriptors:
+        raise ValueError("descriptor is an empty list; give a Soap, or several in a list")
+    descriptors = [Soap() if one is None else one for one in descriptors]
+    shared = {
+        name: _one_each(name, parameters[name], len(descriptors))
+        for name in ("zeta", "delta", "n_environments", "n_tangents")
+    }
+    components = tuple(
+        _component(descriptor, *(values[c] for values in shared.values()))
+        for c, descriptor in enumerate(descriptors)
+    )
+    threshold = parameters["tangent_threshold"]
+    if not (np.isfinite(threshold) and 0 <= threshold < 1):
+        raise ValueError(
+            f"tangent_threshold must be a fraction of at least 0 and below 1; got {threshold!r}"
+        )
+    priority = parameters["force_priority"]
+    if not (np.isfinite(priority) and priority >= 1.0):
+        raise ValueError(
+            "force_priority must be at least 1: it multiplies the weight of the forces on top of "
+            f"what the noise levels give; got {priority!r}"
+        )
+    selector = parameters["selector"]
+    if isinstance(selector, str) and selector not in SELECTORS:
+        raise ValueError(f"selector {selector!r} is not one of {', '.join(SELECTORS)}")
+    noise, learned = Noise(), set()
+    for kind in LABEL_KINDS:
+        sigma = parameters[f"sigma_{kind}"]
+        if sigma is None:
+            learned.add(kind)
+        else:
+            noise = noise._replace(**{kind: sigma})
+    return Options(
+        components,
+        float(threshold),
+        selector,
+        noise,
+        frozenset(learned),
+        float(priority),
+        parameters["random_state"],
+    )
+
+
+def _one_each(name: str, value: Any, n_descriptors: int) -> Sequence[Any]:
+    """One value per descriptor: the same for all, or a list of as many."""
+    if not isinstance(value, (list, tuple)):
+        return [value] * n_descriptors
+    if len(value) != n_descriptors:
+        raise ValueError(
+            f"{name} is a list of {len(value)} values for {n_descriptors} descriptor(s); give one "
+            "value for all, or one for each"
+        )
+    return list(value)
+
+
+def _component(
+    descriptor: Descriptor, zeta: Any, delta: Any, n_environments: Any, n_tangents: Any
+) -> ComponentOptions:
+    if delta is not None and not (np.isfinite(delta) and delta > 0):
+        raise ValueError(
+            "delta must be None or positive: it is the prior's standard deviation in eV; "
+            f"got {delta!r}"
+        )
+    counts = {"n_tangents": (n_tangents, 0)}
+    if isinstance(n_environments, dict):
+        counts |= {f"n_environments[{k!r}]": (n, 1) for k, n in n_environments.items()}
+    else:
+        counts["n_environments"] = (n_environments, 1)
+    for name, (value, least) in counts.items():
+        if isinstance(value, bool) or value != int(value) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")
+    zeta = check_zeta(zeta)
+    if zeta < 2 and n_tangents:
+        raise ValueError(
+            "zeta must be at least 2 with tangents: the linear kernel (zeta=1) has all its "
+            "tangents already. Set n_tangents=0, or zeta=4."
+        )
+    return ComponentOptions(
+        descriptor,
+        zeta,
+        None if delta is None else float(delta),
+        n_environments,
+        int(n_tangents),
+    )
