@@ -16,6 +16,8 @@ letter axis
 ``e``  inducing environment
 ``t``  inducing tangent
 ``r``  label row
+``l``  set of labels: one kind from one source
+``g``  Gaussian process of a sum
 ====== ===========================================
 
 GP matrices are upper case (``K_mm``), vectors lower case; counts are ``n_atoms``, ``n_pairs``.

@@ -93,13 +93,13 @@ def choose_hyperparameters(
     tuple[tuple[float, ...], dict[LabelSet, float]]
         Amplitude of each component, eV, and factor on the assumed noise of each set of labels.
     """
-    delta_c = [one.delta for one in options.components]
+    delta_g = [one.delta for one in options.components]
     labels = list(triangles)
     learned = [label.kind in options.learned for label in labels]
-    if None not in delta_c and not any(learned):
-        return tuple(delta_c), dict.fromkeys(labels, 1.0)
-    n_blocks_c = [len(one.inducing) for one in components]
-    component_k = as_int(whitening.spread(np.repeat(np.arange(len(components)), n_blocks_c)))
+    if None not in delta_g and not any(learned):
+        return tuple(delta_g), dict.fromkeys(labels, 1.0)
+    n_blocks_g = [len(one.inducing) for one in components]
+    component_k = as_int(whitening.spread(np.repeat(np.arange(len(components)), n_blocks_g)))
     # Bounds are absolute, the factors relative to what was assumed.
     ranges = [
         tuple(limit / getattr(options.noise, label.kind) for limit in _NOISE_RANGE[label.kind])
@@ -114,7 +114,7 @@ def choose_hyperparameters(
             [functools.reduce(add_grams, column) for column in zip(*rows, strict=True)],
             rows[1:],
             component_k,
-            delta_c,
+            delta_g,
             [None if free else 1.0 for free in learned],
             importance_l=_importance(triangles),
             delta_range=DELTA_RANGE,
@@ -124,20 +124,20 @@ def choose_hyperparameters(
         found = maximise(
             [gram(triangle, whitening) for triangle in triangles.values()],
             component_k,
-            delta_c,
+            delta_g,
             [1.0] * len(labels),
             noise_range=ranges,
         )
     noise = dict(zip(labels, found.noise_l.tolist(), strict=True))
     log.info(
         "delta %s eV; noise, as factors on what was assumed: %s",
-        ", ".join(f"{delta:.3g}" for delta in found.delta_c),
+        ", ".join(f"{delta:.3g}" for delta in found.delta_g),
         ", ".join(
             f"{label.kind}{' of ' + label.source if label.source else ''} {factor:.3g}"
             for label, factor in noise.items()
         ),
     )
-    return tuple(found.delta_c.tolist()), noise
+    return tuple(found.delta_g.tolist()), noise
 
 
 def _importance(triangles: Mapping[LabelSet, Triangle]) -> list[float]:

@@ -10,6 +10,8 @@ import numpy as np
 from kernelpot import training
 from kernelpot.conventions import Float, LabelSet, Settings, as_int
 from kernelpot.descriptors import Soap
+from kernelpot.descriptors.projected import ProjectedDescriptor
+from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.solvers import Posterior, Triangle
 from kernelpot.rows import Component
@@ -48,10 +50,13 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
     descriptors = state.descriptor if several else [state.descriptor]
     species = fitted.components[0].descriptor.species
     arrays: dict[str, np.ndarray] = {"weights_m": fitted.weights_m}
-    for c, component in enumerate(fitted.components):
+    for g, component in enumerate(fitted.components):
         for z, group in zip(species, component.inducing, strict=True):
-            arrays[f"inducing/{c}/{z}/Z_mq"] = group.Z_mq
-            arrays[f"inducing/{c}/{z}/first_e"] = group.first_e
+            arrays[f"inducing/{g}/{z}/Z_mq"] = group.Z_mq
+            arrays[f"inducing/{g}/{z}/first_e"] = group.first_e
+        if isinstance(component.descriptor, ProjectedDescriptor):
+            for z, axes_kq in zip(species, component.descriptor.axes_z, strict=True):
+                arrays[f"axes/{g}/{z}"] = axes_kq
     rows = []
     for k, (label, triangle) in enumerate(fitted.triangles.items()):
         arrays[f"triangles/{k}"] = triangle.R[_upper(*triangle.R.shape)]
@@ -70,7 +75,7 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
         "components": [
             {"descriptor": soap.to_settings(), "zeta": component.zeta, "delta": delta}
             for soap, component, delta in zip(
-                descriptors, fitted.components, fitted.delta_c, strict=True
+                descriptors, fitted.components, fitted.delta_g, strict=True
             )
         ],
         "species": list(species),
@@ -111,16 +116,16 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
     descriptors = [Soap.from_settings(one["descriptor"]) for one in header["components"]]
     components = tuple(
         Component(
-            soap.bind(species),
+            _bind(soap, species, [arrays.get(f"axes/{g}/{z}") for z in species]),
             int(one["zeta"]),
             tuple(
                 Inducing(
-                    arrays[f"inducing/{c}/{z}/Z_mq"], as_int(arrays[f"inducing/{c}/{z}/first_e"])
+                    arrays[f"inducing/{g}/{z}/Z_mq"], as_int(arrays[f"inducing/{g}/{z}/first_e"])
                 )
                 for z in species
             ),
         )
-        for c, (soap, one) in enumerate(zip(descriptors, header["components"], strict=True))
+        for g, (soap, one) in enumerate(zip(descriptors, header["components"], strict=True))
     )
     weights_m = arrays["weights_m"]
     triangles, noise = {}, {}
@@ -136,7 +141,7 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
         triangles=triangles,
         noise=noise,
         force_priority=header["force_priority"],
-        delta_c=tuple(one["delta"] for one in header["components"]),
+        delta_g=tuple(one["delta"] for one in header["components"]),
         weights_m=weights_m,
         log_evidence=header["log_evidence"],
         posterior=_unsolved,
@@ -145,6 +150,11 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
     fitted = fitted._replace(posterior=functools.partial(training.solve, fitted))
     descriptor = descriptors if header["several_descriptors"] else descriptors[0]
     return State(header["parameters"], descriptor, fitted, header["training"])
+
+
+def _bind(soap: Soap, species: tuple[int, ...], axes_z: list[np.ndarray | None]) -> BoundDescriptor:
+    bound = soap.bind(species)
+    return bound if axes_z[0] is None else ProjectedDescriptor(bound, axes_z)
 
 
 def _unsolved() -> Posterior:

@@ -31,6 +31,7 @@ class Options(NamedTuple):
     """Settings of a fit."""
 
     components: tuple[ComponentOptions, ...]
+    feature_tolerance: float
     tangent_threshold: float
     selector: str | Selector
     noise: Noise  # assumed, of each kind of label
@@ -75,6 +76,11 @@ def check_options(parameters: dict[str, Any]) -> Options:
         raise ValueError(
             f"tangent_threshold must be a fraction of at least 0 and below 1; got {threshold!r}"
         )
+    tolerance = parameters["feature_tolerance"]
+    if not (np.isfinite(tolerance) and 0 <= tolerance < 1):
+        raise ValueError(
+            f"feature_tolerance must be a share of at least 0 and below 1; got {tolerance!r}"
+        )
     priority = parameters["force_priority"]
     if not (np.isfinite(priority) and priority >= 1.0):
         raise ValueError(
@@ -93,6 +99,7 @@ def check_options(parameters: dict[str, Any]) -> Options:
             noise = noise._replace(**{kind: sigma})
     return Options(
         components,
+        float(tolerance),
         float(threshold),
         selector,
         noise,

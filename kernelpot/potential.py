@@ -65,6 +65,9 @@ class KernelPotential(BaseEstimator):
     n_tangents : int | list[int]
         At most this many tangents for each environment. They raise the accuracy and the cost of
         the fit, not that of a prediction.
+    feature_tolerance : float
+        Share of the second moment of features and derivatives that may be left out by keeping
+        their principal axes only: fewer numbers, faster fits and predictions. 0 keeps all.
     tangent_threshold : float
         Tangents whose singular value is below this fraction of the environment's largest are left
         out, so that symmetric environments get fewer.
@@ -132,6 +135,7 @@ class KernelPotential(BaseEstimator):
         delta: float | list[float | None] | None = None,
         n_environments: int | dict[str, int] | list[int | dict[str, int]] = 300,
         n_tangents: int | list[int] = 16,
+        feature_tolerance: float = 1e-6,
         tangent_threshold: float = 1e-3,
         selector: str | Selector = "fps",
         sigma_energy: Sigma | None = None,
@@ -150,6 +154,7 @@ class KernelPotential(BaseEstimator):
         self.delta = delta
         self.n_environments = n_environments
         self.n_tangents = n_tangents
+        self.feature_tolerance = feature_tolerance
         self.tangent_threshold = tangent_threshold
         self.selector = selector
         self.sigma_energy = sigma_energy
@@ -243,14 +248,14 @@ class KernelPotential(BaseEstimator):
         self.baseline_ = fitted.baseline
         self.log_evidence_ = fitted.log_evidence
         several = isinstance(self._descriptor, list)
-        self.delta_ = fitted.delta_c if several else fitted.delta_c[0]
+        self.delta_ = fitted.delta_g if several else fitted.delta_g[0]
         groups = [group for component in fitted.components for group in component.inducing]
         self.n_inducing_ = sum(len(group.Z_mq) for group in groups)
         self.n_environments_ = sum(len(group.first_e) - 1 for group in groups)
         self.noise_ = {kind: self._noise_of(kind, fitted.noise) for kind in LABEL_KINDS}
         self.predictor_ = Predictor(
             fitted.components,
-            fitted.delta_c,
+            fitted.delta_g,
             fitted.weights_m,
             fitted.posterior,
             fitted.baseline,

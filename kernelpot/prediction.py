@@ -82,7 +82,7 @@ class Predictor:
     ----------
     components : Sequence[Component]
         The Gaussian processes whose sum is the model.
-    delta_c : Sequence[float]
+    delta_g : Sequence[float]
         Their prior amplitudes, eV.
     weights_m : Float
         Mean weights of all inducing variables: by component, species after species.
@@ -103,7 +103,7 @@ class Predictor:
     def __init__(
         self,
         components: Sequence[Component],
-        delta_c: Sequence[float],
+        delta_g: Sequence[float],
         weights_m: Float,
         posterior: Callable[[], Posterior],
         baseline: CompositionBaseline,
@@ -111,7 +111,7 @@ class Predictor:
         self.cutoff = max(component.descriptor.cutoff for component in components)
         self.species = components[0].descriptor.species
         self._components = tuple(components)
-        self._delta_c = tuple(delta_c)
+        self._delta_g = tuple(delta_g)
         self._solve = posterior
         self._posterior: Posterior | None = None
         self._baseline = baseline
@@ -214,7 +214,7 @@ class Predictor:
         """
         system = System(self.species_of(numbers_n, name), pairs)
         rows = structure_rows(self._components, system, gradients=False)
-        prior = prior_variance(self._components, self._delta_c, system)
+        prior = prior_variance(self._components, self._delta_g, system)
         if self._posterior is None:
             self._posterior = self._solve()
         variance = self._posterior.variance(np.array([prior]), rows.energy_m[None, :])

@@ -156,7 +156,7 @@ def _add_component(component: Component, system: System, first: int, rows: Struc
 
 
 def prior_variance(
-    components: Sequence[Component], delta_c: Sequence[float], system: System
+    components: Sequence[Component], delta_g: Sequence[float], system: System
 ) -> float:
     """Prior variance of the total energy of one structure.
 
@@ -164,7 +164,7 @@ def prior_variance(
     ----------
     components : Sequence[Component]
         The Gaussian processes whose sum is the model.
-    delta_c : Sequence[float]
+    delta_g : Sequence[float]
         Their amplitudes, eV.
     system : System
         The structure.
@@ -175,7 +175,7 @@ def prior_variance(
         eV^2; costs the square of the number of atoms of a species.
     """
     prior = 0.0
-    for component, delta in zip(components, delta_c, strict=True):
+    for component, delta in zip(components, delta_g, strict=True):
         near = System(system.species_n, within(system.pairs, component.descriptor.cutoff)[0])
         blocks = [
             (z, component.descriptor.features(near, centres_b)[0])

@@ -29,6 +29,7 @@ from kernelpot.gp.solvers import (
 )
 from kernelpot.hyperparameters import COARSE, choose_hyperparameters, folds_of
 from kernelpot.options import Options
+from kernelpot.reduction import reduce_features
 from kernelpot.rows import Component, structure_rows
 from kernelpot.selection import choose_inducing, system_of
 from kernelpot.terms.composition import CompositionBaseline, fit_composition
@@ -47,7 +48,7 @@ class Fitted(NamedTuple):
     triangles: dict[LabelSet, Triangle]
     noise: dict[LabelSet, float]  # factors on the assumed standard deviations
     force_priority: float
-    delta_c: tuple[float, ...]
+    delta_g: tuple[float, ...]
     weights_m: Float  # mean weights of the inducing variables
     log_evidence: float
     posterior: Callable[[], Posterior]  # solved on demand where the fit comes from a file
@@ -93,8 +94,16 @@ def fit(
     started = time.perf_counter()
     check_energy_scale(structures)
     species = tuple(sorted({int(z) for s in structures for z in s.numbers_n}))
-    bound_c = [one.descriptor.bind(species) for one in options.components]
-    cutoff = max(bound.cutoff for bound in bound_c)
+    bound_g = [
+        reduce_features(
+            structures,
+            one.descriptor.bind(species),
+            options.feature_tolerance,
+            options.random_state,
+        )
+        for one in options.components
+    ]
+    cutoff = max(bound.cutoff for bound in bound_g)
     baseline, keep = fit_composition(structures, cutoff)
     if len(keep) == 0:
         raise DataError(
@@ -118,7 +127,7 @@ def fit(
                 tell=tell,
             ),
         )
-        for bound, one in zip(bound_c, options.components, strict=True)
+        for bound, one in zip(bound_g, options.components, strict=True)
     )
     seconds["selection"] = time.perf_counter() - started
     n_columns = sum(component.n_columns for component in components)
@@ -149,14 +158,14 @@ def fit(
 
     started = time.perf_counter()
     tell("hyperparameters", 0, 1)
-    delta_c, noise = choose_hyperparameters(triangles, grams, coarse, components, options)
+    delta_g, noise = choose_hyperparameters(triangles, grams, coarse, components, options)
     tell("hyperparameters", 1, 1)
     seconds["hyperparameters"] = time.perf_counter() - started
 
     started = time.perf_counter()
     tell("posterior", 0, 1)
     effective = _effective_noise(noise, options.force_priority)
-    solved = _solve(triangles, whitening, components, delta_c, effective)
+    solved = _solve(triangles, whitening, components, delta_g, effective)
     _check_stress(triangles, whitening, solved)
     tell("posterior", 1, 1)
     seconds["posterior"] = time.perf_counter() - started
@@ -167,7 +176,7 @@ def fit(
         triangles,
         noise,
         options.force_priority,
-        delta_c,
+        delta_g,
         solved.weights(),
         solved.log_evidence,
         Solved(solved),
@@ -241,17 +250,17 @@ def solve(fitted: Fitted) -> Posterior:
     """
     effective = _effective_noise(fitted.noise, fitted.force_priority)
     whitening = _whitening(fitted.components)
-    return _solve(fitted.triangles, whitening, fitted.components, fitted.delta_c, effective)
+    return _solve(fitted.triangles, whitening, fitted.components, fitted.delta_g, effective)
 
 
 def _solve(
     triangles: Mapping[LabelSet, Triangle],
     whitening: Whitening,
     components: Sequence[Component],
-    delta_c: Sequence[float],
+    delta_g: Sequence[float],
     noise: Mapping[LabelSet, float],
 ) -> Posterior:
-    delta_b = np.repeat(delta_c, [len(c.inducing) for c in components])
+    delta_b = np.repeat(delta_g, [len(c.inducing) for c in components])
     return posterior(
         list(triangles.values()), whitening, delta_b, [noise[label] for label in triangles]
     )

@@ -311,7 +311,7 @@ def test_evidence_finds_the_amplitude_of_the_prior():
         [1.0],
         noise_range=[(1.0, 1.0)],
     )
-    assert 15 < best.delta_c[0] < 60
+    assert 15 < best.delta_g[0] < 60
     grid = [
         solvers.posterior([triangle], whitening, [d]).log_evidence for d in np.logspace(-2, 3, 26)
     ]

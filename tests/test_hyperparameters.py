@@ -107,11 +107,11 @@ def test_evidence_finds_the_noise():
     assert_allclose(found.noise_l, [2.0, 2.0], rtol=0.15)
     assert found.log_evidence > evidence.log_evidence(grams, component_k, DELTA, NOISE)[0]
     kept = evidence.maximise(grams, component_k, [3.0, None], [None, 1.5], noise_range=[(1, 2)] * 2)
-    assert kept.delta_c[0] == 3.0
+    assert kept.delta_g[0] == 3.0
     assert kept.noise_l[1] == 1.5
 
 
-def naive_fold_errors(whitening, component_k, rows, delta_c, noise_l):
+def naive_fold_errors(whitening, component_k, rows, delta_g, noise_l):
     """Fit without each fold, by dense algebra, and predict it."""
     sse, count = np.zeros(2), np.zeros(2)
     for left in range(len(rows)):
@@ -122,7 +122,7 @@ def naive_fold_errors(whitening, component_k, rows, delta_c, noise_l):
                     phi.append(whitening.whiten(A) / (a * sigma))
                     y.append(labels / (a * sigma))
         phi, y = np.vstack(phi), np.concatenate(y)
-        A = phi.T @ phi + np.diag(delta_c[component_k] ** -2.0)
+        A = phi.T @ phi + np.diag(delta_g[component_k] ** -2.0)
         w = np.linalg.solve(A, phi.T @ y)
         for k, (A, labels, sigma) in enumerate(rows[left]):
             sse[k] += np.sum((labels - whitening.whiten(A) @ w) ** 2) / sigma**2
@@ -152,7 +152,7 @@ def test_gradients_of_the_fold_errors(k):
     step = 1e-5 * np.eye(4)[k]
     numeric = (errors(theta + step).mse_l - errors(theta - step).mse_l) / 2e-5
     found = errors(theta)
-    analytic = np.hstack([found.by_delta_lc, found.by_noise_ll])[:, k]
+    analytic = np.hstack([found.by_delta_lg, found.by_noise_ll])[:, k]
     assert_allclose(analytic, numeric, rtol=1e-4, atol=1e-6)
 
 
@@ -164,18 +164,18 @@ def test_least_fold_errors_are_found():
         importance_l=[1.0, 1.0], delta_range=(1e-3, 1e3), noise_range=[(1e-3, 1e3)] * 2,
     )  # fmt: skip
 
-    def loss(delta_c, noise_l):
-        mse = crossvalidation.fold_errors(totals, folds, component_k, delta_c, noise_l).mse_l
+    def loss(delta_g, noise_l):
+        mse = crossvalidation.fold_errors(totals, folds, component_k, delta_g, noise_l).mse_l
         return np.log(mse).sum()
 
-    best = loss(found.delta_c, found.noise_l)
+    best = loss(found.delta_g, found.noise_l)
     rng = np.random.default_rng(3)
     for _ in range(20):
         other = loss(np.exp(rng.normal(0, 2, 2)), np.exp(rng.normal(0, 2, 2)))
         assert best < other + 0.02
     # The common factor is that of the largest evidence.
     scales = [
-        evidence.log_evidence(totals, component_k, s * found.delta_c, s * found.noise_l)[0]
+        evidence.log_evidence(totals, component_k, s * found.delta_g, s * found.noise_l)[0]
         for s in (0.97, 1.0, 1.03)
     ]
     assert scales[1] == max(scales)

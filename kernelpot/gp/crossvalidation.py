@@ -29,7 +29,7 @@ class FoldErrors(NamedTuple):
     """Mean squared error of each set of rows on left-out folds, and its derivatives."""
 
     mse_l: Float  # in units of the assumed noise
-    by_delta_lc: Float  # d mse_l / d log(delta_c)
+    by_delta_lg: Float  # d mse_l / d log(delta_g)
     by_noise_ll: Float  # d mse_l / d log(noise_l')
 
 
@@ -37,7 +37,7 @@ def fold_errors(
     totals: Sequence[Gram],
     folds: Sequence[Sequence[Gram]],
     component_k: Int,
-    delta_c: Float,
+    delta_g: Float,
     noise_l: Float,
 ) -> FoldErrors:
     """Errors on each fold by the weights that all others give.
@@ -50,7 +50,7 @@ def fold_errors(
         Products of the rows of each fold, one for each set of rows.
     component_k : Int
         Component that each whitened feature belongs to.
-    delta_c : Float
+    delta_g : Float
         Prior amplitudes of the components.
     noise_l : Float
         Noise factors of the sets of rows.
@@ -60,8 +60,8 @@ def fold_errors(
     FoldErrors
         Of all folds together.
     """
-    n_l, n_c, n_k = len(noise_l), len(delta_c), len(component_k)
-    delta_k = delta_c[component_k]
+    n_l, n_g, n_k = len(noise_l), len(delta_g), len(component_k)
+    delta_k = delta_g[component_k]
     weight_l = noise_l**-2.0
     total_kk = np.zeros((n_k, n_k), order="F")
     for weight, one in zip(weight_l, totals, strict=True):
@@ -69,8 +69,8 @@ def fold_errors(
     np.einsum("kk->k", total_kk)[:] += delta_k**-2.0
     b_lk = np.array([one.b_k for one in totals])
     sse_l, rows_l = np.zeros(n_l), np.zeros(n_l)
-    by_delta_lc, by_noise_ll = np.zeros((n_l, n_c)), np.zeros((n_l, n_l))
-    select_ck = (np.arange(n_c)[:, None] == component_k) / delta_k**2
+    by_delta_lg, by_noise_ll = np.zeros((n_l, n_g)), np.zeros((n_l, n_l))
+    select_gk = (np.arange(n_g)[:, None] == component_k) / delta_k**2
     for fold in folds:
         A_kk = total_kk.copy(order="F")
         for weight, one in zip(weight_l, fold, strict=True):
@@ -80,11 +80,11 @@ def fold_errors(
         L_kk = _cholesky(A_kk)
         w_k = lapack.dpotrs(L_kk, weight_l @ rest_lk, lower=1)[0]
         # dw = A^-1 (db - dA w): for log(a_l) it is -2 a_l^-2 A^-1 (b_l - G_l w), of the other
-        # folds' rows; for log(delta_c) it is 2 A^-1 (w / delta^2).
+        # folds' rows; for log(delta_g) it is 2 A^-1 (w / delta^2).
         Gw_lk = np.array([_times(one, w_k) for one in fold])
         all_lk = np.array([_times(one, w_k) for one in totals])
         right_ks = np.vstack(
-            [-2.0 * weight_l[:, None] * (rest_lk - all_lk + Gw_lk), 2.0 * select_ck * w_k]
+            [-2.0 * weight_l[:, None] * (rest_lk - all_lk + Gw_lk), 2.0 * select_gk * w_k]
         ).T
         dw_ks = lapack.dpotrs(L_kk, np.asfortranarray(right_ks), lower=1)[0]
         for k, one in enumerate(fold):
@@ -94,9 +94,9 @@ def fold_errors(
             sse_l[k] += max(one.y_y - 2.0 * float(one.b_k @ w_k) + float(w_k @ Gw_lk[k]), 0.0)
             change_s = 2.0 * (Gw_lk[k] - one.b_k) @ dw_ks
             by_noise_ll[k] += change_s[:n_l]
-            by_delta_lc[k] += change_s[n_l:]
+            by_delta_lg[k] += change_s[n_l:]
     rows_l = np.maximum(rows_l, 1.0)
-    return FoldErrors(sse_l / rows_l, by_delta_lc / rows_l[:, None], by_noise_ll / rows_l[:, None])
+    return FoldErrors(sse_l / rows_l, by_delta_lg / rows_l[:, None], by_noise_ll / rows_l[:, None])
 
 
 def _times(one: Gram, w_k: Float) -> Float:
@@ -125,7 +125,7 @@ def minimise(
     totals: Sequence[Gram],
     folds: Sequence[Sequence[Gram]],
     component_k: Int,
-    delta_c: Sequence[float | None],
+    delta_g: Sequence[float | None],
     noise_l: Sequence[float | None],
     *,
     importance_l: Sequence[float],
@@ -147,7 +147,7 @@ def minimise(
         Products of the rows of each fold, one for each set of rows.
     component_k : Int
         Component that each whitened feature belongs to.
-    delta_c : Sequence[float | None]
+    delta_g : Sequence[float | None]
         Prior amplitudes; None for those to be found.
     noise_l : Sequence[float | None]
         Noise factors; None for those to be found.
@@ -163,11 +163,11 @@ def minimise(
     Hyperparameters
         All of them, and the evidence of all folds together.
     """
-    delta_free = np.array([delta is None for delta in delta_c], dtype=bool)
+    delta_free = np.array([delta is None for delta in delta_g], dtype=bool)
     # A set without rows in any fold says nothing of its noise.
     rows_l = [sum(fold[k].n_rows for fold in folds) for k in range(len(totals))]
     noise_free = np.array([a is None and n > 0 for a, n in zip(noise_l, rows_l, strict=True)])
-    delta = as_float([1.0 if d is None else d for d in delta_c])
+    delta = as_float([1.0 if d is None else d for d in delta_g])
     noise = as_float([1.0 if a is None else a for a in noise_l])
     n_delta = int(delta_free.sum())
     importance_l = np.where(np.array(rows_l) > 0, as_float(importance_l), 0.0)
@@ -184,7 +184,7 @@ def minimise(
         share_l = importance_l / mse_l
         gradient = np.concatenate(
             [
-                (share_l @ found.by_delta_lc)[delta_free],
+                (share_l @ found.by_delta_lg)[delta_free],
                 (share_l @ found.by_noise_ll)[noise_free],
             ]
         )

@@ -50,7 +50,7 @@ class Gram(NamedTuple):
 class Hyperparameters(NamedTuple):
     """Prior amplitudes of the components, noise factors of the sets of rows, and their evidence."""
 
-    delta_c: Float
+    delta_g: Float
     noise_l: Float
     log_evidence: float
 
@@ -114,9 +114,9 @@ def no_gram(n_features: int) -> Gram:
 
 
 def log_evidence(
-    grams: Sequence[Gram], component_k: Int, delta_c: Float, noise_l: Float
+    grams: Sequence[Gram], component_k: Int, delta_g: Float, noise_l: Float
 ) -> tuple[float, Float, Float]:
-    """Log evidence (DTC) and its derivatives by log(delta_c) and by log(noise_l).
+    """Log evidence (DTC) and its derivatives by log(delta_g) and by log(noise_l).
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def log_evidence(
         Products of each set of rows.
     component_k : Int
         Component that each whitened feature belongs to.
-    delta_c : Float
+    delta_g : Float
         Prior amplitudes of the components.
     noise_l : Float
         Noise factors of the sets.
@@ -132,7 +132,7 @@ def log_evidence(
     Returns
     -------
     tuple[float, Float, Float]
-        Value, gradient by log(delta_c), gradient by log(noise_l).
+        Value, gradient by log(delta_g), gradient by log(noise_l).
 
     Raises
     ------
@@ -140,7 +140,7 @@ def log_evidence(
         If the matrix of the normal equations is not positive definite: a label is not finite.
     """
     n_k = len(component_k)
-    delta_k = delta_c[component_k]
+    delta_k = delta_g[component_k]
     weight_l = noise_l**-2.0
     A_kk = np.zeros((n_k, n_k), order="F")
     b_k = np.zeros(n_k)
@@ -163,8 +163,8 @@ def log_evidence(
     S_kk, _ = lapack.dpotri(L_kk, lower=1, overwrite_c=1)
     S_diagonal = np.diag(S_kk)
     shrunk_k = (w_k**2 + S_diagonal) / delta_k**2
-    n_features_c = np.bincount(component_k, minlength=len(delta_c))
-    by_delta_c = np.bincount(component_k, shrunk_k, minlength=len(delta_c)) - n_features_c
+    n_features_g = np.bincount(component_k, minlength=len(delta_g))
+    by_delta_g = np.bincount(component_k, shrunk_k, minlength=len(delta_g)) - n_features_g
     value = 0.0
     by_noise_l = np.zeros(len(grams))
     for k, (weight, one) in enumerate(zip(weight_l, grams, strict=True)):
@@ -180,13 +180,13 @@ def log_evidence(
         value += weight * residual + 2.0 * one.log_noise - one.n_rows * math.log(weight)
         value += one.n_rows * math.log(2.0 * math.pi)
     value += float(np.sum((w_k / delta_k) ** 2)) + log_det
-    return -0.5 * value, by_delta_c, by_noise_l
+    return -0.5 * value, by_delta_g, by_noise_l
 
 
 def maximise(
     grams: Sequence[Gram],
     component_k: Int,
-    delta_c: Sequence[float | None],
+    delta_g: Sequence[float | None],
     noise_l: Sequence[float | None],
     *,
     noise_range: Sequence[tuple[float, float]],
@@ -199,7 +199,7 @@ def maximise(
         Products of each set of rows.
     component_k : Int
         Component that each whitened feature belongs to.
-    delta_c : Sequence[float | None]
+    delta_g : Sequence[float | None]
         Prior amplitudes; None for those to be found.
     noise_l : Sequence[float | None]
         Noise factors; None for those to be found.
@@ -211,12 +211,12 @@ def maximise(
     Hyperparameters
         All of them, and the evidence.
     """
-    delta_free = np.array([delta is None for delta in delta_c], dtype=bool)
+    delta_free = np.array([delta is None for delta in delta_g], dtype=bool)
     # A set without rows says nothing of its noise.
     noise_free = np.array(
         [a is None and one.n_rows > 0 for a, one in zip(noise_l, grams, strict=True)], dtype=bool
     )
-    delta = as_float([1.0 if d is None else d for d in delta_c])
+    delta = as_float([1.0 if d is None else d for d in delta_g])
     noise = as_float([1.0 if a is None else a for a in noise_l])
     bounds = [tuple(np.log(DELTA_RANGE))] * int(delta_free.sum())
     bounds += [

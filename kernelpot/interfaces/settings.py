@@ -79,6 +79,10 @@ _MODEL = {
         "inducing environments: set accuracy and cost; a table gives one number per species",
     ),
     "n_tangents": (WholeOrZero, "tangents of each: set accuracy; cost only in the fit"),
+    "feature_tolerance": (
+        Annotated[float, Field(ge=0.0, lt=1.0)],
+        "share of the features' second moment that may be left out; 0 keeps all",
+    ),
     "tangent_threshold": (Positive, "tangents weaker than this part of the strongest are left out"),
     "selector": (
         Literal[tuple(SELECTORS)],

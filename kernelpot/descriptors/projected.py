@@ -1,0 +1,132 @@
+"""Another descriptor's features on fewer axes: a rotation that leaves out what hardly varies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kernelpot.conventions import Float, Int, System, as_float
+from kernelpot.descriptors.protocol import BoundDescriptor
+
+__all__ = ["ProjectedDescriptor"]
+
+
+class _State(NamedTuple):
+    inner: Any
+    species_b: Int
+
+
+class ProjectedDescriptor:
+    """Features P x and their derivatives, with orthonormal rows P for each species of the centre.
+
+    A product of two projected vectors differs from that of the whole ones by what both have
+    outside of the kept axes; norms fall short of one by the square of it. Energies and forces
+    stay exact derivatives of one another: this is a descriptor of its own.
+
+    Parameters
+    ----------
+    inner : BoundDescriptor
+        What computes the features.
+    axes_z : Sequence[Float]
+        For each species orthonormal rows, shape (number kept, n_features of ``inner``).
+
+    Attributes
+    ----------
+    species : tuple[int, ...]
+        Atomic numbers, ascending.
+    cutoff : float
+        Radius of the pair list, angstrom.
+    n_features : int
+        The largest number of kept axes; features of the other species end with zeros.
+    """
+
+    def __init__(self, inner: BoundDescriptor, axes_z: Sequence[Float]):
+        self.inner = inner
+        self.axes_z = tuple(as_float(axes_kq) for axes_kq in axes_z)
+        self.species = inner.species
+        self.cutoff = inner.cutoff
+        self.n_features = max(len(axes_kq) for axes_kq in self.axes_z)
+
+    def features(self, system: System, centres_b: Int) -> tuple[Float, _State]:
+        """Feature vectors, and a state that ``vjp`` takes.
+
+        Parameters
+        ----------
+        system : System
+            Species and pairs of a structure.
+        centres_b : Int
+            Atoms to describe.
+
+        Returns
+        -------
+        tuple[Float, _State]
+            x_bq, shape (n_centres, n_features).
+        """
+        inner_bq, state = self.inner.features(system, centres_b)
+        species_b = system.species_n[centres_b]
+        return self._project(inner_bq, species_b), _State(state, species_b)
+
+    def _project(self, inner_bq: Float, species_b: Int) -> Float:
+        out_bk = np.zeros((len(inner_bq), self.n_features))
+        for z, mine in _by_species(species_b):
+            axes_kq = self.axes_z[z]
+            out_bk[mine, : len(axes_kq)] = inner_bq[mine] @ axes_kq.T
+        return out_bk
+
+    def vjp(
+        self, system: System, centres_b: Int, state: _State, g_bq: Float, out_pc: Float
+    ) -> None:
+        """Write ``sum_q g_bq dx_bq/dD_pc`` into the rows that are pairs of the centres.
+
+        Parameters
+        ----------
+        system : System
+            As given to ``features``.
+        centres_b : Int
+            As given to ``features``.
+        state : _State
+            What ``features`` returned for them.
+        g_bq : Float
+            Derivative of something by the features, (n_centres, n_features).
+        out_pc : Float
+            Shape (n_pairs, 3), of all pairs of the system; rows of other centres are not touched.
+        """
+        inner_bq = np.empty((len(g_bq), self.inner.n_features))
+        for z, mine in _by_species(state.species_b):
+            axes_kq = self.axes_z[z]
+            inner_bq[mine] = g_bq[mine, : len(axes_kq)] @ axes_kq
+        self.inner.vjp(system, centres_b, state.inner, inner_bq, out_pc)
+
+    def jacobian(self, system: System, centres_b: Int) -> tuple[Float, Float]:
+        """Features and their derivatives by the vectors to the neighbours.
+
+        Parameters
+        ----------
+        system : System
+            Species and pairs of a structure.
+        centres_b : Int
+            Atoms to describe.
+
+        Returns
+        -------
+        tuple[Float, Float]
+            x_bq (n_centres, n_features) and J_pcq = dx_bq/dD_pc (n_pairs, 3, n_features) of the
+            centres' pairs, one centre after the other, 1/angstrom.
+        """
+        inner_bq, inner_pcq = self.inner.jacobian(system, centres_b)
+        species_b = system.species_n[centres_b]
+        first_n = system.pairs.first_n
+        species_p = np.repeat(species_b, first_n[centres_b + 1] - first_n[centres_b])
+        J_pcq = self._project(inner_pcq.reshape(-1, self.inner.n_features), np.repeat(species_p, 3))
+        return self._project(inner_bq, species_b), J_pcq.reshape(-1, 3, self.n_features)
+
+
+def _by_species(species_b: Int) -> list[tuple[int, Any]]:
+    """Species index and places of each species; the whole block at once where there is but one."""
+    if len(species_b) == 0:
+        return []
+    if species_b.min() == species_b.max():
+        return [(int(species_b[0]), slice(None))]
+    return [(int(z), np.flatnonzero(species_b == z)) for z in np.unique(species_b)]

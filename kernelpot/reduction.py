@@ -1,0 +1,89 @@
+"""Principal axes of features and their derivatives: fewer numbers that say the same."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.linalg
+
+from kernelpot.conventions import Float, as_int
+from kernelpot.data import Structure
+from kernelpot.descriptors.projected import ProjectedDescriptor
+from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.selection import system_of
+
+__all__ = ["reduce_features"]
+
+log = logging.getLogger("kernelpot")
+
+_SAMPLE = 400
+"""Environments of each species from which the axes are found: their Jacobians give some
+thirty thousand vectors."""
+
+
+def reduce_features(
+    structures: Sequence[Structure],
+    bound: BoundDescriptor,
+    tolerance: float,
+    random_state: int | None,
+) -> BoundDescriptor:
+    """A descriptor on the principal axes of its features and of their derivatives.
+
+    What counts is the second moment of unit vectors and of the rows of their Jacobians, each
+    with trace one, for each species of the centre. Forces come from the derivatives, so axes along
+    which environments differ little but change fast are kept as well.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        The training structures.
+    bound : BoundDescriptor
+        Its features.
+    tolerance : float
+        Share of the second moment that may be left out; 0 changes nothing.
+    random_state : int | None
+        Seed of the choice of environments.
+
+    Returns
+    -------
+    BoundDescriptor
+        With fewer features, or the one that was given where few could be left out.
+    """
+    if tolerance <= 0.0:
+        return bound
+    rng = np.random.default_rng(random_state)
+    axes_z = []
+    numbers_n = np.concatenate([s.numbers_n for s in structures])
+    place_n = np.array([(s, n) for s, st in enumerate(structures) for n in range(st.n_atoms)])
+    for number in bound.species:
+        mine = np.flatnonzero(numbers_n == number)
+        mine = np.sort(rng.choice(mine, min(_SAMPLE, len(mine)), replace=False))
+        axes_z.append(_axes(_moment(structures, bound, place_n[mine]), tolerance))
+    kept = max(len(axes_kq) for axes_kq in axes_z)
+    log.info("%d of %d features are kept", kept, bound.n_features)
+    # A projection that leaves out little costs more than it saves.
+    return ProjectedDescriptor(bound, axes_z) if kept < 0.75 * bound.n_features else bound
+
+
+def _moment(structures: Sequence[Structure], bound: BoundDescriptor, place_n: np.ndarray) -> Float:
+    """Second moment of the features and derivatives of some environments, trace two."""
+    features_qq = np.zeros((bound.n_features, bound.n_features))
+    derivatives_qq = np.zeros_like(features_qq)
+    for s in np.unique(place_n[:, 0]):
+        centres_b = as_int(place_n[place_n[:, 0] == s, 1])
+        x_bq, J_pcq = bound.jacobian(system_of(bound, structures[s]), centres_b)
+        J_rq = J_pcq.reshape(-1, bound.n_features)
+        features_qq += x_bq.T @ x_bq
+        derivatives_qq += J_rq.T @ J_rq
+    for moment_qq in (features_qq, derivatives_qq):
+        moment_qq /= max(np.trace(moment_qq), 1e-300)
+    return features_qq + derivatives_qq
+
+
+def _axes(moment_qq: Float, tolerance: float) -> Float:
+    value_q, axes_qq = scipy.linalg.eigh(moment_qq)
+    left_out_q = np.cumsum(np.maximum(value_q, 0.0))
+    first = int(np.searchsorted(left_out_q, tolerance * left_out_q[-1]))
+    return np.ascontiguousarray(axes_qq[:, first:].T[::-1])
