@@ -1,18 +1,20 @@
-"""Figures of errors: parity and learning curves. Matplotlib is imported when one is drawn."""
+"""Figures: parity, learning curves, dimers. Matplotlib is imported when one is drawn."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kernelpot.report import ALL, UNITS, Comparison, LearningCurve, error_table
+from kernelpot.report_dimers import Dimer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["learning_curve_figure", "parity_figure"]
+__all__ = ["dimer_figure", "learning_curve_figure", "parity_figure"]
 
 # Axes show energies and forces in eV, errors in meV.
 _AXES = {
@@ -104,6 +106,74 @@ def learning_curve_figure(curve: LearningCurve) -> Figure:
         axes.grid(True, which="major", alpha=0.3)
         axes.legend(frameon=False)
     return figure
+
+
+def dimer_figure(scan: Sequence[Dimer], *, title: str | None = None) -> Figure:
+    """Energy of two atoms over their distance: one panel per pair of species.
+
+    The axis of energies is linear around zero and logarithmic from about 1 eV on. Holes are shaded
+    from the shortest distance to the top of their barrier, minima have a dot.
+
+    Parameters
+    ----------
+    scan : Sequence[Dimer]
+        From `dimer_scan`, at least one.
+    title : str | None
+        Of the whole figure.
+
+    Returns
+    -------
+    Figure
+        One panel per dimer.
+
+    Raises
+    ------
+    ValueError
+        There is nothing to show.
+    """
+    from matplotlib.figure import Figure
+
+    if not scan:
+        raise ValueError("nothing to show: the scan has no dimers")
+    n_columns = min(4, math.ceil(math.sqrt(len(scan))))
+    n_rows = math.ceil(len(scan) / n_columns)
+    size = (3.2 * n_columns + 0.6, 2.5 * n_rows + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, dimer in zip(panels, scan, strict=False):
+        _dimer_panel(axes, dimer)
+    for axes in panels[len(scan) :]:
+        axes.set_visible(False)
+    # Shared axes hide the labels of all but the last row, which need not be full.
+    for axes in panels[max(0, len(scan) - n_columns) : len(scan)]:
+        axes.tick_params(labelbottom=True)
+    figure.supxlabel("distance (A)", fontsize=10)
+    figure.supylabel("energy less free atoms (eV)", fontsize=10)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _dimer_panel(axes: Any, dimer: Dimer) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axes.set_yscale("asinh", linear_width=1.0)
+    axes.yaxis.set_major_locator(FixedLocator([-100, -10, -1, 0, 1, 10, 100, 1e3, 1e4, 1e5]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.axhline(0.0, color="black", linewidth=0.6, zorder=0)
+    axes.plot(dimer.distances, dimer.energies, color=_COLOURS[0])
+    axes.set_xlim(0.0, dimer.distances[-1])
+    axes.grid(True, alpha=0.3)
+    note = ""
+    if dimer.hole is not None:
+        axes.axvspan(dimer.distances[0], dimer.hole.barrier, color=_COLOURS[1], alpha=0.25, lw=0)
+        note = f"hole {dimer.hole.depth:.3g} eV\ninside {dimer.hole.barrier:.2f} A\n"
+    if dimer.well is not None:
+        axes.plot(*dimer.well, "o", color=_COLOURS[2], markersize=4)
+        note += f"minimum {dimer.well.energy:.3g} eV\nat {dimer.well.distance:.2f} A"
+    axes.text(0.96, 0.93, dimer.name, transform=axes.transAxes, ha="right", va="top", weight="bold")
+    axes.text(0.96, 0.80, note, transform=axes.transAxes, ha="right", va="top", fontsize=8)
 
 
 def _parity_panel(upper: Any, lower: Any, comparison: Comparison) -> None:

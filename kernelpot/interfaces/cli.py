@@ -1,4 +1,4 @@
-"""The command line: ``kernelpot demo | fit | evaluate | md | info``. It only parses and prints.
+"""The command line: ``kernelpot demo | fit | evaluate | dimers | md | info``. It parses and prints.
 
 Heavy modules are imported inside the commands, so that ``--help`` answers at once.
 """
@@ -212,6 +212,35 @@ def evaluate(
             _save_parity(compared, plot, f"{model_file.name} on {structures.name}")
         if train is not None:
             _learning_curve(model, _read(train), test, keys, plot)
+
+
+@app.command()
+def dimers(
+    model_file: ModelFile,
+    plot: Annotated[Path | None, typer.Option(help="Folder for a figure.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Scan two atoms over their distance: does the model keep them apart?"""
+    with one_line_errors(debug, "the scan is not finished"):
+        from kernelpot.potential import load
+        from kernelpot.report_dimers import dimer_scan, dimer_table
+
+        scan = dimer_scan(load(model_file))
+        title = f"{model_file.name}, two atoms alone"
+        out.print(dimer_table(scan, title))
+        holes = [dimer.name for dimer in scan if not dimer.repulsive]
+        least = min(scan, key=lambda dimer: dimer.energies[0])
+        say(f"Not repulsive at short range: {', '.join(holes)}." if holes else "No holes.")
+        say(
+            f"Least energy at {least.distances[0]:g} A: {least.energies[0]:.3g} eV ({least.name});"
+            " between nuclei it is tens to thousands of eV."
+        )
+        if plot is not None:
+            from kernelpot.report_figures import dimer_figure
+
+            plot.mkdir(parents=True, exist_ok=True)
+            dimer_figure(scan, title=title).savefig(plot / "dimers.png", dpi=150)
+            say(f"Wrote {plot / 'dimers.png'}.")
 
 
 @app.command()
