@@ -16,6 +16,7 @@ from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.solvers import Posterior, Triangle
 from kernelpot.rows import Component
 from kernelpot.terms.composition import CompositionBaseline
+from kernelpot.terms.repulsion import CoreRepulsion
 from kernelpot.training import Fitted
 
 __all__ = ["State", "pack", "unpack"]
@@ -81,6 +82,7 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
         "species": list(species),
         "units": _UNITS,
         "baseline": fitted.baseline.to_settings(),
+        "repulsion": None if fitted.repulsion is None else fitted.repulsion.to_settings(),
         "force_priority": fitted.force_priority,
         "log_evidence": fitted.log_evidence,
         "n_environments": sum(len(g.first_e) - 1 for c in fitted.components for g in c.inducing),
@@ -135,9 +137,13 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
         R[_upper(*R.shape)] = arrays[f"triangles/{k}"]
         triangles[label] = Triangle(R, rows["n"], rows["log_noise"])
         noise[label] = rows["noise"]
+    repulsion = header["repulsion"]
+    if repulsion is not None:
+        repulsion = CoreRepulsion.from_settings(repulsion)
     fitted = Fitted(
         components=components,
         baseline=CompositionBaseline.from_settings(header["baseline"]),
+        repulsion=repulsion,
         triangles=triangles,
         noise=noise,
         force_priority=header["force_priority"],

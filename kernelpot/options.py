@@ -37,6 +37,7 @@ class Options(NamedTuple):
     noise: Noise  # assumed, of each kind of label
     learned: frozenset[str]  # kinds of labels whose noise the evidence finds
     force_priority: float
+    core_repulsion: bool
     random_state: int | None
 
 
@@ -105,6 +106,7 @@ def check_options(parameters: dict[str, Any]) -> Options:
         noise,
         frozenset(learned),
         float(priority),
+        bool(parameters["core_repulsion"]),
         parameters["random_state"],
     )
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import platform
-import time
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
 from os import PathLike
 from typing import Any
 
@@ -25,7 +22,7 @@ from kernelpot.conventions import (
     Progress,
     voigt_from_tensor,
 )
-from kernelpot.data import LabelKeys, Noise, Structure, data_hash, structures_from_atoms
+from kernelpot.data import LabelKeys, Noise, Structure, structures_from_atoms
 from kernelpot.descriptors import Soap
 from kernelpot.descriptors.protocol import Descriptor
 from kernelpot.gp.inducing import Selector
@@ -33,6 +30,7 @@ from kernelpot.model_state import State, pack, unpack
 from kernelpot.neighbours import find_pairs
 from kernelpot.options import check_options
 from kernelpot.prediction import Predictor
+from kernelpot.summary import summarise
 from kernelpot.training import Fitted
 
 __all__ = ["KernelPotential", "load"]
@@ -84,6 +82,9 @@ class KernelPotential(BaseEstimator):
     force_priority : float
         At least 1; multiplies the weight of the forces (1 / sigma_forces^2) on top of what the
         noise levels give, for dynamics whose forces matter more than energies.
+    core_repulsion : bool
+        Whether atoms nearer than any in the data repel as bare cores do (Ziegler, Biersack,
+        Littmark); it is zero on the data themselves.
     energy_key : str | None
         Name of the energies in ``atoms.info``; None for the results of ``atoms.calc``.
     forces_key : str | None
@@ -103,6 +104,8 @@ class KernelPotential(BaseEstimator):
         Atomic numbers that the model knows, ascending.
     baseline_ : CompositionBaseline
         Energy of the free atom of each species, or the least-squares stand-in.
+    repulsion_ : CoreRepulsion | None
+        What keeps cores apart, with its radii.
     log_evidence_ : float
         Logarithm of the marginal likelihood of the labels (DTC).
     delta_ : float | tuple[float, ...]
@@ -142,6 +145,7 @@ class KernelPotential(BaseEstimator):
         sigma_forces: Sigma | None = None,
         sigma_stress: Sigma | None = None,
         force_priority: float = 1.0,
+        core_repulsion: bool = True,
         energy_key: str | None = None,
         forces_key: str | None = None,
         stress_key: str | None = None,
@@ -161,6 +165,7 @@ class KernelPotential(BaseEstimator):
         self.sigma_forces = sigma_forces
         self.sigma_stress = sigma_stress
         self.force_priority = force_priority
+        self.core_repulsion = core_repulsion
         self.energy_key = energy_key
         self.forces_key = forces_key
         self.stress_key = stress_key
@@ -246,6 +251,7 @@ class KernelPotential(BaseEstimator):
         self.fitted_ = fitted
         self.species_ = fitted.components[0].descriptor.species
         self.baseline_ = fitted.baseline
+        self.repulsion_ = fitted.repulsion
         self.log_evidence_ = fitted.log_evidence
         several = isinstance(self._descriptor, list)
         self.delta_ = fitted.delta_g if several else fitted.delta_g[0]
@@ -259,6 +265,7 @@ class KernelPotential(BaseEstimator):
             fitted.weights_m,
             fitted.posterior,
             fitted.baseline,
+            fitted.repulsion,
         )
 
     def _noise_of(self, kind: str, factors: Mapping[LabelSet, float]) -> Sigma:
@@ -271,34 +278,7 @@ class KernelPotential(BaseEstimator):
         return next(iter(found.values()), assumed) if len(found) < 2 else found
 
     def _summary(self, structures: list[Structure]) -> dict[str, Any]:
-        """What a model file says of its training; errors are those on the structures given."""
-        started = time.perf_counter()
-        errors: dict[str, list[Float]] = {kind: [] for kind in LABEL_KINDS}
-        for structure in structures:
-            energy, forces_nc, stress_v, _ = self._evaluate(structure)
-            errors["energy"].append(np.array([energy - structure.energy]) / structure.n_atoms)
-            errors["forces"].append((forces_nc - structure.forces_nc).ravel())
-            errors["stress"].append(stress_v - structure.stress_v)
-        labelled = {}
-        for kind, parts in errors.items():
-            values = np.concatenate(parts)
-            labelled[kind] = values[np.isfinite(values)]
-        return {
-            "n_structures": len(structures),
-            "n_atoms": sum(s.n_atoms for s in structures),
-            "n_labels": {kind: len(values) for kind, values in labelled.items()},
-            "mae": {k: float(np.mean(np.abs(v))) for k, v in labelled.items() if len(v)},
-            "rmse": {k: float(np.sqrt(np.mean(v**2))) for k, v in labelled.items() if len(v)},
-            "data_hash": data_hash(structures),
-            "seconds": {
-                **self.fitted_.seconds,
-                "training errors": time.perf_counter() - started,
-            },
-            "versions": {
-                "python": platform.python_version(),
-                **{p: version(p) for p in ("kernelpot", "numpy", "scipy", "numba", "dscribe")},
-            },
-        }
+        return summarise(structures, self._evaluate, self.fitted_.seconds)
 
     # -------------------------------------------------------------------------- predict
 

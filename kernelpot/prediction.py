@@ -24,8 +24,9 @@ from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel_scalar
 from kernelpot.gp.solvers import Posterior
 from kernelpot.neighbours import within
-from kernelpot.rows import Component, prior_variance, species_blocks, structure_rows
+from kernelpot.rows import Component, collect, prior_variance, species_blocks, structure_rows
 from kernelpot.terms.composition import CompositionBaseline
+from kernelpot.terms.repulsion import CoreRepulsion
 
 _BLOCK = 256
 """Centres per pass: large enough for BLAS-3, small enough for the second-level cache."""
@@ -91,6 +92,8 @@ class Predictor:
         statistics from which it is solved, and plain predictions need not wait for that.
     baseline : CompositionBaseline
         Energy of each species' free atom.
+    repulsion : CoreRepulsion | None
+        What keeps cores apart, on top of the sum.
 
     Attributes
     ----------
@@ -107,6 +110,7 @@ class Predictor:
         weights_m: Float,
         posterior: Callable[[], Posterior],
         baseline: CompositionBaseline,
+        repulsion: CoreRepulsion | None = None,
     ):
         self.cutoff = max(component.descriptor.cutoff for component in components)
         self.species = components[0].descriptor.species
@@ -115,6 +119,7 @@ class Predictor:
         self._solve = posterior
         self._posterior: Posterior | None = None
         self._baseline = baseline
+        self._repulsion = repulsion
         groups = [group for component in components for group in component.inducing]
         edges = np.cumsum([len(group.Z_mq) for group in groups])[:-1]
         weights = np.split(weights_m, edges)
@@ -177,6 +182,10 @@ class Predictor:
         species_n = self.species_of(numbers_n, name)
         energies_n = self._baseline.energies_of(numbers_n)
         gradient_pc = np.zeros((len(pairs.i_p), 3))
+        if self._repulsion is not None:
+            contribution = self._repulsion.evaluate(numbers_n, pairs)
+            energies_n += contribution.energies_n
+            gradient_pc += contribution.gradient_pc
         with one_blas_thread():
             for component, collapsed in zip(self._components, self._collapsed, strict=True):
                 near, index_p = within(pairs, component.descriptor.cutoff)
@@ -185,7 +194,7 @@ class Predictor:
                     gradient_pc += near_pc
                 else:
                     gradient_pc[index_p] += near_pc
-        forces_nc, strain_ncd = _collect(
+        forces_nc, strain_ncd = collect(
             gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, len(numbers_n)
         )
         return Evaluation(energies_n, forces_nc, strain_ncd)
@@ -254,19 +263,3 @@ def _local_energies(products_bj, alpha_e, zeta):
             products_bj[b, n_e + e] = first
         energies_b[b] = total
     return energies_b
-
-
-@njit
-def _collect(gradient_pc, i_p, j_p, D_pc, n_atoms):
-    """Forces, and strain derivative by centre, from dE/dD of the pairs, in a fixed order."""
-    forces_nc = np.zeros((n_atoms, 3))
-    strain_ncd = np.zeros((n_atoms, 3, 3))
-    for p in range(i_p.shape[0]):
-        i, j = i_p[p], j_p[p]
-        for c in range(3):
-            forces_nc[i, c] += gradient_pc[p, c]
-            forces_nc[j, c] -= gradient_pc[p, c]
-            for d in range(3):
-                share = 0.5 * (gradient_pc[p, c] * D_pc[p, d] + gradient_pc[p, d] * D_pc[p, c])
-                strain_ncd[i, c, d] += share
-    return forces_nc, strain_ncd

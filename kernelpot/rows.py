@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernelpot._jit import njit
 from kernelpot.conventions import Float, Int, System, as_int
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.gp.covariances import K_bb, K_bm, add_gradient_rows, offsets
@@ -187,3 +188,19 @@ def prior_variance(
                     twice = 1.0 if a == b else 2.0
                     prior += twice * delta**2 * K_bb(x_aq, x_bq, component.zeta).sum()
     return prior
+
+
+@njit
+def collect(gradient_pc, i_p, j_p, D_pc, n_atoms):
+    """Forces, and strain derivative by centre, from dE/dD of the pairs, in a fixed order."""
+    forces_nc = np.zeros((n_atoms, 3))
+    strain_ncd = np.zeros((n_atoms, 3, 3))
+    for p in range(i_p.shape[0]):
+        i, j = i_p[p], j_p[p]
+        for c in range(3):
+            forces_nc[i, c] += gradient_pc[p, c]
+            forces_nc[j, c] -= gradient_pc[p, c]
+            for d in range(3):
+                share = 0.5 * (gradient_pc[p, c] * D_pc[p, d] + gradient_pc[p, d] * D_pc[p, c])
+                strain_ncd[i, c, d] += share
+    return forces_nc, strain_ncd

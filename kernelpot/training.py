@@ -12,7 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import LABEL_KINDS, Float, LabelSet, Progress
+from kernelpot.conventions import (
+    LABEL_KINDS,
+    Float,
+    LabelSet,
+    Progress,
+    System,
+    voigt_from_tensor,
+)
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError, DataWarning, check_energy_scale
 from kernelpot.gp.covariances import K_mm
@@ -30,9 +37,10 @@ from kernelpot.gp.solvers import (
 from kernelpot.hyperparameters import COARSE, choose_hyperparameters, folds_of
 from kernelpot.options import Options
 from kernelpot.reduction import reduce_features
-from kernelpot.rows import Component, structure_rows
+from kernelpot.rows import Component, collect, structure_rows
 from kernelpot.selection import choose_inducing, system_of
 from kernelpot.terms.composition import CompositionBaseline, fit_composition
+from kernelpot.terms.repulsion import CoreRepulsion, fit_repulsion
 
 log = logging.getLogger("kernelpot")
 
@@ -45,6 +53,7 @@ class Fitted(NamedTuple):
 
     components: tuple[Component, ...]
     baseline: CompositionBaseline
+    repulsion: CoreRepulsion | None
     triangles: dict[LabelSet, Triangle]
     noise: dict[LabelSet, float]  # factors on the assumed standard deviations
     force_priority: float
@@ -129,6 +138,7 @@ def fit(
         )
         for bound, one in zip(bound_g, options.components, strict=True)
     )
+    repulsion = fit_repulsion(structures, cutoff) if options.core_repulsion else None
     seconds["selection"] = time.perf_counter() - started
     n_columns = sum(component.n_columns for component in components)
     n_environments = sum(len(g.first_e) - 1 for c in components for g in c.inducing)
@@ -147,7 +157,7 @@ def fit(
     n_done = 0
     for part in parts:
         told = functools.partial(_tell_of_part, tell, n_done, len(structures))
-        found = _add_rows({}, [structures[s] for s in part], components, baseline, told)
+        found = _add_rows({}, [structures[s] for s in part], components, baseline, repulsion, told)
         if len(parts) > 1:
             grams.append({label: gram(triangle, coarse) for label, triangle in found.items()})
         for label, triangle in found.items():
@@ -173,6 +183,7 @@ def fit(
     return Fitted(
         components,
         baseline,
+        repulsion,
         triangles,
         noise,
         options.force_priority,
@@ -214,7 +225,14 @@ def update(
     """
     tell = progress or _say_nothing
     started = time.perf_counter()
-    triangles = _add_rows(fitted.triangles, structures, fitted.components, fitted.baseline, tell)
+    triangles = _add_rows(
+        fitted.triangles,
+        structures,
+        fitted.components,
+        fitted.baseline,
+        fitted.repulsion,
+        tell,
+    )
     noise = {label: _known_noise(label, fitted.noise) for label in triangles}
     fitted = fitted._replace(triangles=triangles, noise=noise)
     solved = solve(fitted)
@@ -288,6 +306,7 @@ def _add_rows(
     structures: Sequence[Structure],
     components: Sequence[Component],
     baseline: CompositionBaseline,
+    repulsion: CoreRepulsion | None,
     tell: Progress,
 ) -> dict[LabelSet, Triangle]:
     """Absorb the rows of the structures into the triangle of each set of labels."""
@@ -301,20 +320,19 @@ def _add_rows(
     }
     longest = max((c.descriptor for c in components), key=lambda bound: bound.cutoff)
     for s, structure in enumerate(structures):
-        forces_r = structure.forces_nc.ravel()
-        has_forces = np.flatnonzero(np.isfinite(forces_r))
+        has_forces = np.flatnonzero(np.isfinite(structure.forces_nc.ravel()))
         has_stress = np.flatnonzero(np.isfinite(structure.stress_v))
         has_energy = np.isfinite(structure.energy)
         gradients = len(has_forces) + len(has_stress) > 0
         if gradients or has_energy:
             system = system_of(longest, structure)
             rows = structure_rows(components, system, gradients=gradients)
+            energy, forces_r, stress_v = _to_learn(structure, system, baseline, repulsion)
         if has_energy:
             # sigma_energy is per atom, so the row is the energy per atom.
-            residual = structure.energy - baseline.energy_of(structure.numbers_n)
             reducers[LabelSet("energy", structure.source)].add(
                 rows.energy_m[None, :] / structure.n_atoms,
-                np.array([residual / structure.n_atoms]),
+                np.array([energy / structure.n_atoms]),
                 np.array([structure.sigma_energy]),
             )
         if len(has_forces):
@@ -326,12 +344,34 @@ def _add_rows(
         if len(has_stress):
             reducers[LabelSet("stress", structure.source)].add(
                 rows.strain_vm[has_stress] / structure.volume,
-                structure.stress_v[has_stress],
+                stress_v[has_stress],
                 np.full(len(has_stress), structure.sigma_stress),
             )
         tell("rows", s + 1, len(structures))
     finished = {label: reducer.finish() for label, reducer in reducers.items()}
     return {label: triangle for label, triangle in finished.items() if triangle.n_rows}
+
+
+def _to_learn(
+    structure: Structure,
+    system: System,
+    baseline: CompositionBaseline,
+    repulsion: CoreRepulsion | None,
+) -> tuple[float, Float, Float]:
+    """Labels less what is known beforehand: energy, force components, stress."""
+    energy = structure.energy - baseline.energy_of(structure.numbers_n)
+    forces_nc, stress_v = structure.forces_nc, structure.stress_v
+    if repulsion is not None and np.any(system.pairs.r_p < repulsion.reach):
+        pairs = system.pairs
+        energies_n, gradient_pc = repulsion.evaluate(structure.numbers_n, pairs)
+        known_nc, strain_ncd = collect(
+            gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, structure.n_atoms
+        )
+        energy -= float(energies_n.sum())
+        forces_nc = forces_nc - known_nc
+        if structure.periodic:
+            stress_v = stress_v - voigt_from_tensor(strain_ncd.sum(axis=0)) / structure.volume
+    return energy, forces_nc.ravel(), stress_v
 
 
 def _check_stress(

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import covalent_radii
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,9 +20,9 @@ from kernelpot.conventions import Prediction
 from kernelpot.data import DataError, Structure, structures_from_atoms
 from kernelpot.interfaces import cli
 from kernelpot.neighbours import find_pairs
-from kernelpot.prediction import _collect
 from kernelpot.report_dimers import Hole, Well, dimer_scan, dimer_table
 from kernelpot.report_figures import dimer_figure
+from kernelpot.rows import collect
 from kernelpot.terms.repulsion import CoreRepulsion, fit_repulsion, zbl
 from tests.naive import repulsion as naive
 
@@ -47,7 +48,7 @@ def evaluated(term, s, cutoff=4.0):
     found = term.evaluate(s.numbers_n, pairs)
     assert found.energies_n.shape == (s.n_atoms,)
     assert found.gradient_pc.shape == (len(pairs.r_p), 3)
-    forces_nc, strain_ncd = _collect(found.gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, s.n_atoms)
+    forces_nc, strain_ncd = collect(found.gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, s.n_atoms)
     return found.energies_n, forces_nc, strain_ncd.sum(axis=0)
 
 
@@ -422,10 +423,15 @@ def test_mistakes_are_named():
 
 @pytest.fixture(scope="module")
 def silicon():
-    """A model of ten environments, and its training structures."""
+    """A model of ten environments without the term, and its training structures."""
     images = datasets.load_silicon("train")[::4]
-    model = KernelPotential(Soap(cutoff=4.0, n_max=5, l_max=3), n_environments=10, n_tangents=4)
-    return model.fit(images), images
+    return small_model(core_repulsion=False).fit(images), images
+
+
+def small_model(**parameters):
+    return KernelPotential(
+        Soap(cutoff=4.0, n_max=5, l_max=3), n_environments=10, n_tangents=4, **parameters
+    )
 
 
 def test_scan_of_a_fitted_model(silicon):
@@ -446,20 +452,30 @@ def test_core_repulsion_closes_the_hole_of_a_fitted_model(silicon):
     model, images = silicon
     (bare,) = dimer_scan(model)
     assert not bare.repulsive
-    term = fit_repulsion(structures_from_atoms(images), 4.0)
-    core, slope = curve(term, (14, 14), bare.distances)
-    forces = bare.forces - slope
-
-    def sum_of_both(r):
-        return np.interp(r, bare.distances, bare.energies + core)
-
-    class Sum(Curve):
-        species_ = (14,)
-
-    (dimer,) = dimer_scan(Sum(sum_of_both), bare.distances)
+    with_term = small_model().fit(images)
+    assert with_term.repulsion_ == fit_repulsion(structures_from_atoms(images), 4.0)
+    assert model.repulsion_ is None
+    (dimer,) = dimer_scan(with_term)
     assert dimer.repulsive
     assert dimer.well == Well(bare.well.distance, pytest.approx(bare.well.energy))
-    assert np.all(forces[bare.distances < 1.2] > 10.0)
+    assert np.all(dimer.forces[dimer.distances < 1.2] > 10.0)
+    # Nothing changes where the data are.
+    one, two = (m.predict(images[:5]) for m in (model, with_term))
+    assert np.array_equal(one.energy, two.energy)
+
+
+def test_labels_of_new_data_are_learned_less_the_repulsion(silicon):
+    _, images = silicon
+    model = small_model().fit(images)
+    near = Atoms("Si2", [[0, 0, 0], [0, 0, 1.2]])
+    model.partial_fit([label(near, energy=20.0 + model.baseline_.energy_of(near.numbers))])
+    pair = model.predict([near]).energy[0] - model.baseline_.energy_of(near.numbers)
+    assert pair == pytest.approx(20.0, abs=0.5)
+
+
+def label(atoms, **results):
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
 
 
 def test_table_and_figure(tmp_path):

@@ -165,6 +165,7 @@ def model_facts(model: Any) -> dict[str, str]:
         "inducing": f"{model.n_environments_} environments ({_selector(model)}),"
         f" {n_tangents} tangents",
         "baseline": model.baseline_.describe(),
+        "repulsion": "none" if model.repulsion_ is None else model.repulsion_.describe(),
         "noise": _noise(model),
         "trained on": f"{summary['n_structures']} structures, {summary['n_atoms']} atoms; "
         + ", ".join(f"{n} {kind}" for kind, n in numbers.items() if n),

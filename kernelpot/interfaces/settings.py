@@ -98,6 +98,7 @@ _MODEL = {
         Annotated[float, Field(ge=1.0, allow_inf_nan=False)],
         "multiplies the weight of forces on top of their noise",
     ),
+    "core_repulsion": (bool, "whether cores repel where the data have no distances"),
     "random_state": (int | None, "seed of random choices"),
 }
 _KEYS = tuple(f"{kind}_key" for kind in LabelKeys._fields)
