@@ -30,6 +30,7 @@ from kernelpot.data_labels import (
     check_noise,
     log_odd_labels,
     no_labels_message,
+    read_weights,
     resolve_sigma,
 )
 from kernelpot.data_records import ORIGIN_KEY, LabelKeys, Noise, Structure
@@ -163,6 +164,12 @@ def structures_from_atoms(
 ) -> list[Structure]:
     """Checked records of structures and their labels.
 
+    ``atoms.info`` may bring weights along, of at least 0 and 1 where they are missing:
+    ``config_weight`` multiplies the weight 1/sigma^2 of all labels of the structure,
+    ``config_energy_weight``, ``config_forces_weight`` and ``config_stress_weight`` that of one
+    kind. With a weight of 2 a structure counts as if it stood there twice; a weight of 0 leaves
+    the labels out, as if they were missing.
+
     Parameters
     ----------
     images : Iterable[Atoms]
@@ -240,13 +247,15 @@ def _structure(s: int, atoms: Atoms, keys: LabelKeys, noise: Noise, labels: str)
     source = _text(atoms, "source")
     if labels != "ignore":
         found = LabelReader(atoms, keys, name, strict=labels == "required")
-        values[:2] = found.energy(), found.forces()
-        if pbc_c.all():
-            values[2] = found.stress()
-        sigmas = [
-            resolve_sigma(kind, atoms, noise, source, name, needed=bool(np.isfinite(value).any()))
-            for kind, value in zip(LABEL_KINDS, values, strict=True)
-        ]
+        weights = read_weights(atoms, name)
+        for k, read in enumerate((found.energy, found.forces, found.stress)):
+            if weights[k] == 0.0:
+                continue  # not even read: it may be broken
+            if k < 2 or pbc_c.all():
+                values[k] = read()
+            needed = bool(np.isfinite(values[k]).any())
+            sigma = resolve_sigma(LABEL_KINDS[k], atoms, noise, source, name, needed=needed)
+            sigmas[k] = sigma / math.sqrt(weights[k])
     return Structure(
         numbers_n, positions_nc, cell_cc, pbc_c, *values, *sigmas,
         group=_text(atoms, "group"), source=source, name=name,

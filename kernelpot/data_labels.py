@@ -21,10 +21,15 @@ __all__ = [
     "check_noise",
     "log_odd_labels",
     "no_labels_message",
+    "read_weights",
     "resolve_sigma",
 ]
 
 log = logging.getLogger("kernelpot")
+
+
+_WEIGHTS = ("config_weight", *(f"config_{kind}_weight" for kind in LABEL_KINDS))
+"""Keys of ``atoms.info`` under which weights stand, as in MACE."""
 
 
 def check_noise(noise: Noise) -> None:
@@ -63,6 +68,30 @@ def resolve_sigma(
             f"value (it has {', '.join(map(repr, value))}). Add this source or a 'default'."
         )
     return math.nan if sigma is None else float(sigma)
+
+
+def read_weights(atoms: Atoms, name: str) -> tuple[float, ...]:
+    """Weights of the energy, forces and stress of one structure; 1 where nothing is said.
+
+    ``info["config_weight"]`` multiplies all three, ``info["config_energy_weight"]``,
+    ``info["config_forces_weight"]`` and ``info["config_stress_weight"]`` one each.
+    """
+    common = _weight(atoms, "config_weight", name)
+    return tuple(common * _weight(atoms, f"config_{kind}_weight", name) for kind in LABEL_KINDS)
+
+
+def _weight(atoms: Atoms, key: str, name: str) -> float:
+    value = atoms.info.get(key, 1.0)
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not (math.isfinite(weight) and weight >= 0.0):
+        raise DataError(
+            f"info[{key!r}] of {name} is {value!r}; it must be a finite number of at least 0 "
+            "(0 leaves the labels out, 1 is the weight of structures without the key)."
+        )
+    return weight
 
 
 class LabelReader:
@@ -193,7 +222,14 @@ def no_labels_message(images: Sequence[Atoms]) -> str:
     """What to say, and which keys to suggest, where no structure has labels."""
     words = ("energy", "force", "stress", "virial")
     seen = _keys_of(images)
-    similar = [key for key in seen if any(word in key.lower() for word in words)]
+    similar = [
+        key for key in seen if any(word in key.lower() for word in words) and key not in _WEIGHTS
+    ]
+    if any(max(read_weights(atoms, "")) == 0.0 for atoms in images):
+        return (
+            "No structure has labels to fit: those of some are left out by weights of 0 in "
+            "info['config_weight'], and the others have none. Give weights above 0."
+        )
     message = "No structure has an energy, forces or a stress in its calculator's results. "
     if not similar:
         return message + (

@@ -54,7 +54,7 @@ class Structure:
     energy: float  # eV
     forces_nc: Float  # eV/angstrom
     stress_v: Float  # eV/angstrom^3
-    sigma_energy: float  # eV/atom
+    sigma_energy: float  # eV/atom, divided by the root of the label's weight; likewise:
     sigma_forces: float  # eV/angstrom
     sigma_stress: float  # eV/angstrom^3
     group: str = ""
