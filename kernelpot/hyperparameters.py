@@ -56,8 +56,8 @@ def folds_of(structures: Sequence[Structure], isolated: set[int], options: Optio
         return [as_int(np.arange(len(structures)))]
     rng = np.random.default_rng(options.random_state)
     shuffled = rng.permutation(rest)
-    groups = np.array([structures[s].group for s in shuffled])
-    # Dealt out one after the other, so that each fold has its share of every group.
+    groups = np.array([f"{structures[s].group}\n{structures[s].source}" for s in shuffled])
+    # Dealt out one after the other, so that each fold has its share of every group and source.
     order = shuffled[np.argsort(groups, kind="stable")]
     folds = [as_int(np.sort(order[f::n_folds])) for f in range(n_folds)]
     return [as_int(sorted(isolated)), *folds]
@@ -69,6 +69,7 @@ def choose_hyperparameters(
     whitening: Whitening,
     components: Sequence[Component],
     options: Options,
+    wide: Sequence[float] = (),
 ) -> tuple[tuple[float, ...], dict[LabelSet, float]]:
     """Amplitudes and noise factors: those given, and those that leave-out errors choose.
 
@@ -87,6 +88,9 @@ def choose_hyperparameters(
         The Gaussian processes whose sum is the model.
     options : Options
         Settings.
+    wide : Sequence[float]
+        Amplitudes of blocks in front of those of the components: fixed, and wide enough not to
+        matter.
 
     Returns
     -------
@@ -98,8 +102,9 @@ def choose_hyperparameters(
     learned = [label.kind in options.learned for label in labels]
     if None not in delta_g and not any(learned):
         return tuple(delta_g), dict.fromkeys(labels, 1.0)
-    n_blocks_g = [len(one.inducing) for one in components]
-    component_k = as_int(whitening.spread(np.repeat(np.arange(len(components)), n_blocks_g)))
+    delta_g = [*wide, *delta_g]
+    n_blocks_g = [1] * len(wide) + [len(one.inducing) for one in components]
+    component_k = as_int(whitening.spread(np.repeat(np.arange(len(delta_g)), n_blocks_g)))
     # Bounds are absolute, the factors relative to what was assumed.
     ranges = [
         tuple(limit / getattr(options.noise, label.kind) for limit in _NOISE_RANGE[label.kind])
@@ -119,6 +124,7 @@ def choose_hyperparameters(
             importance_l=_importance(triangles),
             delta_range=DELTA_RANGE,
             noise_range=ranges,
+            n_wide=len(wide),
         )
     else:
         found = maximise(
@@ -128,16 +134,17 @@ def choose_hyperparameters(
             [1.0] * len(labels),
             noise_range=ranges,
         )
+    found_g = found.delta_g[len(wide) :].tolist()
     noise = dict(zip(labels, found.noise_l.tolist(), strict=True))
     log.info(
         "delta %s eV; noise, as factors on what was assumed: %s",
-        ", ".join(f"{delta:.3g}" for delta in found.delta_g),
+        ", ".join(f"{delta:.3g}" for delta in found_g),
         ", ".join(
             f"{label.kind}{' of ' + label.source if label.source else ''} {factor:.3g}"
             for label, factor in noise.items()
         ),
     )
-    return tuple(found.delta_g.tolist()), noise
+    return tuple(found_g), noise
 
 
 def _importance(triangles: Mapping[LabelSet, Triangle]) -> list[float]:

@@ -15,12 +15,15 @@ from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.solvers import Posterior, Triangle
 from kernelpot.rows import Component
+from kernelpot.sources import SourceShifts
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 from kernelpot.training import Fitted
 
 __all__ = ["State", "pack", "unpack"]
 
+_ONE_SOURCE = {"reference": "", "sources": [], "species": [], "start": [], "learned": []}
+"""Files of earlier versions say nothing of sources."""
 _UNITS = {"energy": "eV", "length": "angstrom", "stress": "eV/angstrom^3"}
 
 
@@ -83,6 +86,7 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
         "units": _UNITS,
         "baseline": fitted.baseline.to_settings(),
         "repulsion": None if fitted.repulsion is None else fitted.repulsion.to_settings(),
+        "shifts": fitted.shifts.to_settings(),
         "force_priority": fitted.force_priority,
         "log_evidence": fitted.log_evidence,
         "n_environments": sum(len(g.first_e) - 1 for c in fitted.components for g in c.inducing),
@@ -130,10 +134,11 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
         for g, (soap, one) in enumerate(zip(descriptors, header["components"], strict=True))
     )
     weights_m = arrays["weights_m"]
+    shifts = SourceShifts.from_settings(header.get("shifts", _ONE_SOURCE))
     triangles, noise = {}, {}
     for k, rows in enumerate(header["rows"]):
         label = LabelSet(rows["kind"], rows["source"])
-        R = np.zeros((rows["n_reduced"], len(weights_m) + 1))
+        R = np.zeros((rows["n_reduced"], shifts.n_columns + len(weights_m) + 1))
         R[_upper(*R.shape)] = arrays[f"triangles/{k}"]
         triangles[label] = Triangle(R, rows["n"], rows["log_noise"])
         noise[label] = rows["noise"]
@@ -144,6 +149,7 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
         components=components,
         baseline=CompositionBaseline.from_settings(header["baseline"]),
         repulsion=repulsion,
+        shifts=shifts,
         triangles=triangles,
         noise=noise,
         force_priority=header["force_priority"],

@@ -14,7 +14,11 @@ from kernelpot.descriptors.protocol import Descriptor
 from kernelpot.gp.inducing import SELECTORS, Selector
 from kernelpot.gp.kernels import check_zeta
 
-__all__ = ["ComponentOptions", "Options", "check_options"]
+__all__ = ["ROBUST_THRESHOLD", "ComponentOptions", "Options", "check_options"]
+
+
+ROBUST_THRESHOLD = 6.0
+"""Sigmas beyond which labels are doubted where nothing else is said."""
 
 
 class ComponentOptions(NamedTuple):
@@ -38,6 +42,8 @@ class Options(NamedTuple):
     learned: frozenset[str]  # kinds of labels whose noise the evidence finds
     force_priority: float
     core_repulsion: bool
+    reference_source: str | None  # on whose scale energies are; None: of the most
+    robust: float | None  # labels further from the others than this many sigmas count less
     random_state: int | None
 
 
@@ -107,8 +113,22 @@ def check_options(parameters: dict[str, Any]) -> Options:
         frozenset(learned),
         float(priority),
         bool(parameters["core_repulsion"]),
+        parameters["reference_source"],
+        _threshold(parameters["robust"]),
         parameters["random_state"],
     )
+
+
+def _threshold(robust: bool | float) -> float | None:
+    """Number of sigmas beyond which labels are doubted; None where none are."""
+    if isinstance(robust, (bool, np.bool_)):
+        return ROBUST_THRESHOLD if robust else None
+    if not (np.isfinite(robust) and robust >= 2.0):
+        raise ValueError(
+            "robust must be False, True, or a threshold of at least 2 sigma, beyond which labels "
+            f"count less (True means {ROBUST_THRESHOLD:g}); got {robust!r}"
+        )
+    return float(robust)
 
 
 def _one_each(name: str, value: Any, n_descriptors: int) -> Sequence[Any]:

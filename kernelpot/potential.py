@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Iterable
 from os import PathLike
-from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -13,24 +13,18 @@ from sklearn.utils.validation import check_is_fitted
 
 import kernelpot.model_file as model_file
 import kernelpot.training as training
-from kernelpot.conventions import (
-    LABEL_KINDS,
-    Float,
-    LabelSet,
-    Pairs,
-    Prediction,
-    Progress,
-    voigt_from_tensor,
-)
+from kernelpot.conventions import LABEL_KINDS, Float, Prediction, Progress
 from kernelpot.data import LabelKeys, Noise, Structure, structures_from_atoms
 from kernelpot.descriptors import Soap
 from kernelpot.descriptors.protocol import Descriptor
+from kernelpot.doubts import Doubt, LabelErrors
 from kernelpot.gp.inducing import Selector
+from kernelpot.leave_out import leave_one_out
 from kernelpot.model_state import State, pack, unpack
-from kernelpot.neighbours import find_pairs
 from kernelpot.options import check_options
-from kernelpot.prediction import Predictor
-from kernelpot.summary import summarise
+from kernelpot.prediction import Predictor, energy_std_of, evaluate_structure
+from kernelpot.robust import fit_robustly
+from kernelpot.summary import noise_in_use, r_squared, summarise
 from kernelpot.training import Fitted
 
 __all__ = ["KernelPotential", "load"]
@@ -85,6 +79,12 @@ class KernelPotential(BaseEstimator):
     core_repulsion : bool
         Whether atoms nearer than any in the data repel as bare cores do (Ziegler, Biersack,
         Littmark); it is zero on the data themselves.
+    reference_source : str | None
+        The ``info["source"]`` on whose scale energies are predicted; None for the one with most
+        energies. All others get learned shifts (``source_shifts_``).
+    robust : bool | float
+        Whether labels further than 6 sigma (or this number of sigmas) from what all other
+        structures say count less (``doubts_``). Costs one to three more fits.
     energy_key : str | None
         Name of the energies in ``atoms.info``; None for the results of ``atoms.calc``.
     forces_key : str | None
@@ -106,6 +106,10 @@ class KernelPotential(BaseEstimator):
         Energy of the free atom of each species, or the least-squares stand-in.
     repulsion_ : CoreRepulsion | None
         What keeps cores apart, with its radii.
+    reference_source_ : str
+        The source on whose scale energies are.
+    source_shifts_ : dict[str, dict[str, float]]
+        Energy per atom of each species, eV, by which the other sources differ from it.
     log_evidence_ : float
         Logarithm of the marginal likelihood of the labels (DTC).
     delta_ : float | tuple[float, ...]
@@ -117,6 +121,8 @@ class KernelPotential(BaseEstimator):
         Number of inducing variables, environments and tangents.
     n_environments_ : int
         Number of inducing environments.
+    doubts_ : tuple[Doubt, ...]
+        Labels far from what the others say, the worst first; they count less in robust fits only.
     training_summary_ : dict[str, Any]
         Counts, errors on the training data, hash of the data, versions, times.
     predictor_ : Predictor
@@ -146,6 +152,8 @@ class KernelPotential(BaseEstimator):
         sigma_stress: Sigma | None = None,
         force_priority: float = 1.0,
         core_repulsion: bool = True,
+        reference_source: str | None = None,
+        robust: bool | float = False,
         energy_key: str | None = None,
         forces_key: str | None = None,
         stress_key: str | None = None,
@@ -166,6 +174,8 @@ class KernelPotential(BaseEstimator):
         self.sigma_stress = sigma_stress
         self.force_priority = force_priority
         self.core_repulsion = core_repulsion
+        self.reference_source = reference_source
+        self.robust = robust
         self.energy_key = energy_key
         self.forces_key = forces_key
         self.stress_key = stress_key
@@ -197,13 +207,13 @@ class KernelPotential(BaseEstimator):
         """
         options = check_options(self.get_params(deep=False))
         structures = self._structures(images, labels="required")
-        fitted = training.fit(structures, options, self.progress)
+        fitted, doubts = fit_robustly(structures, options, self.progress)
         # Assigned last: an interrupted or failed fit leaves an earlier one as it was.
         descriptors = [one.descriptor for one in options.components]
         several = isinstance(self.descriptor, (list, tuple))
         self._descriptor = descriptors if several else descriptors[0]
         self._adopt(fitted)
-        self.training_summary_ = self._summary(structures)
+        self.training_summary_ = summarise(structures, self._evaluate, fitted, options, doubts)
         return self
 
     def partial_fit(self, images: Iterable[Atoms], y: None = None) -> KernelPotential:
@@ -232,11 +242,13 @@ class KernelPotential(BaseEstimator):
         fitted = training.update(self.fitted_, structures, self.progress)
         earlier = self.training_summary_
         self._adopt(fitted)
-        summary = self._summary(structures)
+        options = check_options(self.get_params(deep=False))
+        summary = summarise(structures, self._evaluate, fitted, options, None)
         summary["n_structures"] += earlier["n_structures"]
         summary["n_labels"] = {
             kind: n + earlier["n_labels"][kind] for kind, n in summary["n_labels"].items()
         }
+        summary["doubts"] = [*earlier.get("doubts", ()), *summary["doubts"]]
         summary["data_hash"] = [*np.atleast_1d(earlier["data_hash"]).tolist(), summary["data_hash"]]
         self.training_summary_ = summary
         return self
@@ -252,48 +264,36 @@ class KernelPotential(BaseEstimator):
         self.species_ = fitted.components[0].descriptor.species
         self.baseline_ = fitted.baseline
         self.repulsion_ = fitted.repulsion
+        self.reference_source_ = fitted.shifts.reference
+        self.source_shifts_ = fitted.shifts.by_symbol()
         self.log_evidence_ = fitted.log_evidence
         several = isinstance(self._descriptor, list)
         self.delta_ = fitted.delta_g if several else fitted.delta_g[0]
         groups = [group for component in fitted.components for group in component.inducing]
         self.n_inducing_ = sum(len(group.Z_mq) for group in groups)
         self.n_environments_ = sum(len(group.first_e) - 1 for group in groups)
-        self.noise_ = {kind: self._noise_of(kind, fitted.noise) for kind in LABEL_KINDS}
+        self.noise_ = {
+            kind: noise_in_use(kind, getattr(self, f"sigma_{kind}"), fitted.noise)
+            for kind in LABEL_KINDS
+        }
         self.predictor_ = Predictor(
             fitted.components,
             fitted.delta_g,
             fitted.weights_m,
-            fitted.posterior,
+            functools.partial(training.predictive, fitted),
             fitted.baseline,
             fitted.repulsion,
         )
 
-    def _noise_of(self, kind: str, factors: Mapping[LabelSet, float]) -> Sigma:
-        """Standard deviation in use; by source where there are several."""
-        given = getattr(self, f"sigma_{kind}")
-        assumed = getattr(Noise(), kind) if given is None else given
-        if isinstance(assumed, Mapping):
-            return dict(assumed)
-        found = {label.source: a * assumed for label, a in factors.items() if label.kind == kind}
-        return next(iter(found.values()), assumed) if len(found) < 2 else found
-
-    def _summary(self, structures: list[Structure]) -> dict[str, Any]:
-        return summarise(structures, self._evaluate, self.fitted_.seconds)
+    @property
+    def doubts_(self) -> tuple[Doubt, ...]:
+        """Labels far from what the others say, the worst first, with their weights in the fit."""
+        return tuple(Doubt(**doubt) for doubt in self.training_summary_.get("doubts", ()))
 
     # -------------------------------------------------------------------------- predict
 
-    def _pairs(self, structure: Structure) -> Pairs:
-        return find_pairs(
-            structure.positions_nc, structure.cell_cc, structure.pbc_c, self.predictor_.cutoff
-        )
-
     def _evaluate(self, structure: Structure) -> tuple[float, Float, Float, Float]:
-        pairs = self._pairs(structure)
-        found = self.predictor_.evaluate(structure.numbers_n, pairs, structure.name)
-        stress_v = np.full(6, np.nan)
-        if structure.periodic:
-            stress_v = voigt_from_tensor(found.strain_cd) / structure.volume
-        return float(found.energies_n.sum()), found.forces_nc, stress_v, found.energies_n
+        return evaluate_structure(self.predictor_, structure)
 
     def predict(self, images: Iterable[Atoms], return_std: bool = False) -> Prediction:
         """Energies, forces and stresses of structures; labels they carry are not looked at.
@@ -321,7 +321,7 @@ class KernelPotential(BaseEstimator):
         results = [self._evaluate(structure) for structure in structures]
         std_s = None
         if return_std:
-            std_s = np.array([self._energy_std(structure) for structure in structures])
+            std_s = np.array([energy_std_of(self.predictor_, one) for one in structures])
         return Prediction(
             energy=np.array([r[0] for r in results]),
             forces=[r[1] for r in results],
@@ -329,10 +329,6 @@ class KernelPotential(BaseEstimator):
             energies=[r[3] for r in results],
             energy_std=std_s,
         )
-
-    def _energy_std(self, structure: Structure) -> float:
-        pairs = self._pairs(structure)
-        return self.predictor_.energy_std(structure.numbers_n, pairs, structure.name)
 
     def score(self, images: Iterable[Atoms], y: None = None) -> float:
         """Coefficient of determination R^2 of the force components, or of the energies per atom
@@ -352,18 +348,33 @@ class KernelPotential(BaseEstimator):
         """
         check_is_fitted(self, "fitted_")
         structures = self._structures(images, labels="required")
-        results = [self._evaluate(structure) for structure in structures]
-        label = np.concatenate([s.forces_nc.ravel() for s in structures])
-        guess = np.concatenate([r[1].ravel() for r in results])
-        if not np.any(np.isfinite(label)):
-            label = np.array([s.energy / s.n_atoms for s in structures])
-            guess = np.array([r[0] / s.n_atoms for r, s in zip(results, structures, strict=True)])
-        known = np.isfinite(label)
-        spread = np.sum((label[known] - label[known].mean()) ** 2)
-        residual = np.sum((label[known] - guess[known]) ** 2)
-        if spread == 0.0:
-            return 1.0 if residual == 0.0 else 0.0
-        return float(1.0 - residual / spread)
+        return r_squared(structures, [self._evaluate(structure) for structure in structures])
+
+    def leave_one_out(self, images: Iterable[Atoms]) -> LabelErrors:
+        """Errors on training structures, each predicted by all others; nothing is fitted again.
+
+        All labels of a structure are left out together. The noise levels, the inducing variables
+        and the baseline stay those of the fit to all.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            Structures that the model was fitted to, all or some; for others the result means
+            nothing.
+
+        Returns
+        -------
+        LabelErrors
+            Prediction less label of energy, forces and stress, and its standard deviation.
+
+        Raises
+        ------
+        ValueError
+            If a structure is not valid, or cannot have been in the fit.
+        """
+        check_is_fitted(self, "fitted_")
+        structures = self._structures(images, labels="required")
+        return leave_one_out(self.fitted_, structures, self.doubts_, self.progress)
 
     # ------------------------------------------------------------------------ model file
 

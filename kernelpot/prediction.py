@@ -19,11 +19,12 @@ from ase.data import chemical_symbols
 
 from kernelpot._jit import njit
 from kernelpot._threads import one_blas_thread
-from kernelpot.conventions import Float, Int, Pairs, System, as_int
+from kernelpot.conventions import Float, Int, Pairs, System, as_int, voigt_from_tensor
+from kernelpot.data import Structure
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel_scalar
 from kernelpot.gp.solvers import Posterior
-from kernelpot.neighbours import within
+from kernelpot.neighbours import find_pairs, within
 from kernelpot.rows import Component, collect, prior_variance, species_blocks, structure_rows
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
@@ -228,6 +229,53 @@ class Predictor:
             self._posterior = self._solve()
         variance = self._posterior.variance(np.array([prior]), rows.energy_m[None, :])
         return float(np.sqrt(variance[0]))
+
+
+def evaluate_structure(
+    predictor: Predictor, structure: Structure
+) -> tuple[float, Float, Float, Float]:
+    """Energy, forces, stress and local energies of a structure.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        A fitted potential.
+    structure : Structure
+        Of species that it knows.
+
+    Returns
+    -------
+    tuple[float, Float, Float, Float]
+        eV; (n_atoms, 3), eV/angstrom; (6,), eV/angstrom^3, NaN without a volume; (n_atoms,), eV.
+    """
+    found = predictor.evaluate(structure.numbers_n, _pairs(predictor, structure), structure.name)
+    stress_v = np.full(6, np.nan)
+    if structure.periodic:
+        stress_v = voigt_from_tensor(found.strain_cd) / structure.volume
+    return float(found.energies_n.sum()), found.forces_nc, stress_v, found.energies_n
+
+
+def energy_std_of(predictor: Predictor, structure: Structure) -> float:
+    """Posterior standard deviation of the total energy of a structure.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        A fitted potential.
+    structure : Structure
+        Of species that it knows.
+
+    Returns
+    -------
+    float
+        eV.
+    """
+    pairs = _pairs(predictor, structure)
+    return predictor.energy_std(structure.numbers_n, pairs, structure.name)
+
+
+def _pairs(predictor: Predictor, structure: Structure) -> Pairs:
+    return find_pairs(structure.positions_nc, structure.cell_cc, structure.pbc_c, predictor.cutoff)
 
 
 def _add_component(

@@ -10,16 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from kernelpot.conventions import LABEL_KINDS, Float
-from kernelpot.data import Structure, data_hash
+from kernelpot.conventions import LABEL_KINDS, Float, LabelSet
+from kernelpot.data import Noise, Structure, data_hash
+from kernelpot.doubts import Doubt, LabelErrors, doubted, log_doubts
+from kernelpot.options import Options
+from kernelpot.training import Fitted
 
-__all__ = ["summarise"]
+__all__ = ["noise_in_use", "r_squared", "summarise"]
+
+
+Evaluate = Callable[[Structure], tuple[float, Float, Float, Float]]
+"""Gives energy, forces, stress and local energies of a structure."""
+
+_DOUBTED = 6.0
+"""Sigmas from the fit beyond which labels are worth a word."""
 
 
 def summarise(
     structures: Sequence[Structure],
-    evaluate: Callable[[Structure], tuple[float, Float, Float, Float]],
-    seconds: Mapping[str, float],
+    evaluate: Evaluate,
+    fitted: Fitted,
+    options: Options,
+    doubts: Sequence[Doubt] | None,
 ) -> dict[str, Any]:
     """The entries of ``training_summary_``.
 
@@ -27,10 +39,14 @@ def summarise(
     ----------
     structures : Sequence[Structure]
         The training structures.
-    evaluate : Callable[[Structure], tuple[float, Float, Float, Float]]
-        Gives energy, forces, stress and local energies of a structure.
-    seconds : Mapping[str, float]
-        What each stage of the fit took.
+    evaluate : Evaluate
+        The fitted model.
+    fitted : Fitted
+        The fit.
+    options : Options
+        Settings.
+    doubts : Sequence[Doubt] | None
+        Labels that count less; None for those that are far from the fit.
 
     Returns
     -------
@@ -38,26 +54,110 @@ def summarise(
         JSON-ready; errors are those on the structures given.
     """
     started = time.perf_counter()
-    errors: dict[str, list[Float]] = {kind: [] for kind in LABEL_KINDS}
-    for structure in structures:
-        energy, forces_nc, stress_v, _ = evaluate(structure)
-        errors["energy"].append(np.array([energy - structure.energy]) / structure.n_atoms)
-        errors["forces"].append((forces_nc - structure.forces_nc).ravel())
-        errors["stress"].append(stress_v - structure.stress_v)
-    labelled = {}
-    for kind, parts in errors.items():
-        values = np.concatenate(parts)
-        labelled[kind] = values[np.isfinite(values)]
+    errors = _errors(structures, evaluate, fitted)
+    if doubts is None:
+        doubts = doubted(structures, errors, _DOUBTED, options.learned, weigh=False)
+        log_doubts(doubts)
+    n_atoms_s = np.array([s.n_atoms for s in structures])
+    labelled = {
+        "energy": errors.energy / n_atoms_s,
+        "forces": np.concatenate([forces_nc.ravel() for forces_nc in errors.forces]),
+        "stress": errors.stress.ravel(),
+    }
+    labelled = {kind: values[np.isfinite(values)] for kind, values in labelled.items()}
     return {
         "n_structures": len(structures),
-        "n_atoms": sum(s.n_atoms for s in structures),
+        "n_atoms": int(n_atoms_s.sum()),
         "n_labels": {kind: len(values) for kind, values in labelled.items()},
         "mae": {k: float(np.mean(np.abs(v))) for k, v in labelled.items() if len(v)},
         "rmse": {k: float(np.sqrt(np.mean(v**2))) for k, v in labelled.items() if len(v)},
+        "doubts": [doubt._asdict() for doubt in doubts],
         "data_hash": data_hash(structures),
-        "seconds": {**seconds, "training errors": time.perf_counter() - started},
+        "seconds": {**fitted.seconds, "training errors": time.perf_counter() - started},
         "versions": {
             "python": platform.python_version(),
             **{p: version(p) for p in ("kernelpot", "numpy", "scipy", "numba", "dscribe")},
         },
     }
+
+
+def _errors(structures: Sequence[Structure], evaluate: Evaluate, fitted: Fitted) -> LabelErrors:
+    """Errors of the fit on the scale of each label's own source, expected to be the noise."""
+    rows: list[tuple[Any, ...]] = []
+    for s in structures:
+        energy, forces_nc, stress_v, _ = evaluate(s)
+        energy += fitted.shifts.energy_of(s.source, s.numbers_n)
+        noise = {k: fitted.noise.get(LabelSet(k, s.source), np.nan) for k in LABEL_KINDS}
+        rows.append(
+            (
+                energy - s.energy,
+                noise["energy"] * s.sigma_energy * s.n_atoms,
+                forces_nc - s.forces_nc,
+                np.full(s.forces_nc.shape, noise["forces"] * s.sigma_forces),
+                stress_v - s.stress_v,
+                np.full(6, noise["stress"] * s.sigma_stress),
+            )
+        )
+    energy_s, energy_std_s, forces, forces_std, stress, stress_std = map(
+        list, zip(*rows, strict=True)
+    )
+    return LabelErrors(
+        np.array(energy_s), np.array(energy_std_s), forces, forces_std,
+        np.array(stress), np.array(stress_std),
+    )  # fmt: skip
+
+
+def noise_in_use(
+    kind: str, given: float | Mapping[str, float] | None, factors: Mapping[LabelSet, float]
+) -> float | dict[str, float]:
+    """Standard deviation of a kind of labels; by source where there are several.
+
+    Parameters
+    ----------
+    kind : str
+        Of the labels.
+    given : float | Mapping[str, float] | None
+        What was asked for; None where it was learned.
+    factors : Mapping[LabelSet, float]
+        On what was assumed.
+
+    Returns
+    -------
+    float | dict[str, float]
+        eV/atom, eV/angstrom or eV/angstrom^3.
+    """
+    assumed = getattr(Noise(), kind) if given is None else given
+    if isinstance(assumed, Mapping):
+        return dict(assumed)
+    found = {label.source: a * assumed for label, a in factors.items() if label.kind == kind}
+    return next(iter(found.values()), assumed) if len(found) < 2 else found
+
+
+def r_squared(
+    structures: Sequence[Structure], results: Sequence[tuple[float, Float, Float, Float]]
+) -> float:
+    """Coefficient of determination of the force components, or else of the energies per atom.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        With labels.
+    results : Sequence[tuple[float, Float, Float, Float]]
+        Energy, forces, stress and local energies of each.
+
+    Returns
+    -------
+    float
+        1 is perfect, 0 as good as the mean label.
+    """
+    label = np.concatenate([s.forces_nc.ravel() for s in structures])
+    guess = np.concatenate([r[1].ravel() for r in results])
+    if not np.any(np.isfinite(label)):
+        label = np.array([s.energy / s.n_atoms for s in structures])
+        guess = np.array([r[0] / s.n_atoms for r, s in zip(results, structures, strict=True)])
+    known = np.isfinite(label)
+    spread = np.sum((label[known] - label[known].mean()) ** 2)
+    residual = np.sum((label[known] - guess[known]) ** 2)
+    if spread == 0.0:
+        return 1.0 if residual == 0.0 else 0.0
+    return float(1.0 - residual / spread)

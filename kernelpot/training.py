@@ -6,40 +6,34 @@ import functools
 import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import (
-    LABEL_KINDS,
-    Float,
-    LabelSet,
-    Progress,
-    System,
-    voigt_from_tensor,
-)
+from kernelpot.conventions import Float, LabelSet, Progress
 from kernelpot.data import Structure
-from kernelpot.data_checks import DataError, DataWarning, check_energy_scale
+from kernelpot.data_checks import DataError, check_energy_scale
 from kernelpot.gp.covariances import K_mm
 from kernelpot.gp.evidence import Gram, gram
+from kernelpot.gp.nuisance import put_in_front, without_front
 from kernelpot.gp.solvers import (
     Posterior,
-    RowReducer,
     Triangle,
     Whitening,
-    empty_triangle,
     join_triangles,
     posterior,
     whiten_blocks,
 )
 from kernelpot.hyperparameters import COARSE, choose_hyperparameters, folds_of
+from kernelpot.label_rows import Known, add_rows
 from kernelpot.options import Options
 from kernelpot.reduction import reduce_features
-from kernelpot.rows import Component, collect, structure_rows
-from kernelpot.selection import choose_inducing, system_of
-from kernelpot.terms.composition import CompositionBaseline, fit_composition
+from kernelpot.rows import Component
+from kernelpot.selection import choose_inducing
+from kernelpot.sources import SHIFT_PRIOR, SourceShifts, choose_reference, start_shifts
+from kernelpot.stress_check import check_stress
+from kernelpot.terms.composition import CompositionBaseline, fit_composition, isolated_atoms
 from kernelpot.terms.repulsion import CoreRepulsion, fit_repulsion
 
 log = logging.getLogger("kernelpot")
@@ -54,14 +48,21 @@ class Fitted(NamedTuple):
     components: tuple[Component, ...]
     baseline: CompositionBaseline
     repulsion: CoreRepulsion | None
+    shifts: SourceShifts  # between sources of labels
     triangles: dict[LabelSet, Triangle]
     noise: dict[LabelSet, float]  # factors on the assumed standard deviations
     force_priority: float
     delta_g: tuple[float, ...]
     weights_m: Float  # mean weights of the inducing variables
     log_evidence: float
-    posterior: Callable[[], Posterior]  # solved on demand where the fit comes from a file
+    posterior: Callable[[], Posterior]  # solved on demand where the fit comes from a file; of
+    # the shifts, and then of the inducing variables
     seconds: dict[str, float]
+
+    @property
+    def known(self) -> Known:
+        """What was known before the weights."""
+        return Known(self.components, self.baseline, self.repulsion, self.shifts)
 
 
 class Solved(NamedTuple):
@@ -72,6 +73,16 @@ class Solved(NamedTuple):
     def __call__(self) -> Posterior:
         """Give it."""
         return self.posterior
+
+
+class Plan(NamedTuple):
+    """What a fit chooses before it learns from labels; it holds when their weights change."""
+
+    components: tuple[Component, ...]
+    repulsion: CoreRepulsion | None
+    isolated: frozenset[int]  # structures that are isolated atoms
+    reference: str  # source on whose scale energies are
+    seconds: float
 
 
 def fit(
@@ -98,10 +109,38 @@ def fit(
     DataError
         If nothing remains to be fitted.
     """
+    return learn(prepare(structures, options, progress), structures, options, progress)
+
+
+def prepare(
+    structures: Sequence[Structure], options: Options, progress: Progress | None = None
+) -> Plan:
+    """Choose features, inducing variables and the source of reference.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        Checked structures, at least one with labels.
+    options : Options
+        Settings.
+    progress : Progress | None
+        Called with a stage's name, what is done and the total.
+
+    Returns
+    -------
+    Plan
+        For `learn`.
+
+    Raises
+    ------
+    DataError
+        If nothing remains to be fitted, or the source of reference is none of the data's.
+    """
     tell = progress or _say_nothing
-    seconds: dict[str, float] = {}
     started = time.perf_counter()
-    check_energy_scale(structures)
+    reference = choose_reference(structures, options.reference_source)
+    for source in sorted({s.source for s in structures}):
+        check_energy_scale([s for s in structures if s.source == source])
     species = tuple(sorted({int(z) for s in structures for z in s.numbers_n}))
     bound_g = [
         reduce_features(
@@ -113,20 +152,19 @@ def fit(
         for one in options.components
     ]
     cutoff = max(bound.cutoff for bound in bound_g)
-    baseline, keep = fit_composition(structures, cutoff)
-    if len(keep) == 0:
+    isolated = isolated_atoms(structures, cutoff)
+    if len(isolated) == len(structures):
         raise DataError(
             "only isolated atoms are left to fit: they are the baseline and say nothing of "
             f"bonding. Add structures with neighbours within the cutoff of {cutoff:g} A."
         )
-    isolated = set(range(len(structures))) - set(keep.tolist())
     components = tuple(
         Component(
             bound,
             one.zeta,
             choose_inducing(
                 structures,
-                isolated,
+                set(isolated),
                 bound,
                 n_environments=one.n_environments,
                 n_tangents=one.n_tangents,
@@ -139,7 +177,6 @@ def fit(
         for bound, one in zip(bound_g, options.components, strict=True)
     )
     repulsion = fit_repulsion(structures, cutoff) if options.core_repulsion else None
-    seconds["selection"] = time.perf_counter() - started
     n_columns = sum(component.n_columns for component in components)
     n_environments = sum(len(g.first_e) - 1 for c in components for g in c.inducing)
     log.info(
@@ -147,48 +184,87 @@ def fit(
         n_environments,
         n_columns - n_environments,
     )
+    return Plan(components, repulsion, isolated, reference, time.perf_counter() - started)
 
+
+def learn(
+    plan: Plan,
+    structures: Sequence[Structure],
+    options: Options,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Learn baseline, hyperparameters and weights from labels.
+
+    Parameters
+    ----------
+    plan : Plan
+        What `prepare` chose for these structures.
+    structures : Sequence[Structure]
+        The same; their noise may be another.
+    options : Options
+        Settings.
+    progress : Progress | None
+        Called with a stage's name, what is done and the total.
+
+    Returns
+    -------
+    Fitted
+        The fitted state.
+    """
+    tell = progress or _say_nothing
+    seconds = {"selection": plan.seconds}
     started = time.perf_counter()
-    whitening = _whitening(components)
-    parts = folds_of(structures, isolated, options)
+    cutoff = max(component.descriptor.cutoff for component in plan.components)
+    baseline, _ = fit_composition(structures, cutoff, plan.reference)
+    shifts = start_shifts(structures, baseline, plan.reference)
+    known = Known(plan.components, baseline, plan.repulsion, shifts)
+    whitening = _whitening(plan.components)
+    parts = folds_of(structures, set(plan.isolated), options)
     triangles: dict[LabelSet, Triangle] = {}
     grams: list[dict[LabelSet, Gram]] = []
-    coarse = whitening.leading(COARSE)
+    coarse = put_in_front(shifts.n_columns, whitening.leading(COARSE))
     n_done = 0
     for part in parts:
         told = functools.partial(_tell_of_part, tell, n_done, len(structures))
-        found = _add_rows({}, [structures[s] for s in part], components, baseline, repulsion, told)
+        found = add_rows({}, [structures[s] for s in part], known, told)
         if len(parts) > 1:
             grams.append({label: gram(triangle, coarse) for label, triangle in found.items()})
         for label, triangle in found.items():
-            known = triangles.get(label)
-            triangles[label] = triangle if known is None else join_triangles(known, triangle)
+            earlier = triangles.get(label)
+            triangles[label] = triangle if earlier is None else join_triangles(earlier, triangle)
         n_done += len(part)
     seconds["rows"] = time.perf_counter() - started
 
     started = time.perf_counter()
     tell("hyperparameters", 0, 1)
-    delta_g, noise = choose_hyperparameters(triangles, grams, coarse, components, options)
+    wide = [SHIFT_PRIOR] if shifts.n_columns else []
+    delta_g, noise = choose_hyperparameters(
+        triangles, grams, coarse, plan.components, options, wide
+    )
     tell("hyperparameters", 1, 1)
     seconds["hyperparameters"] = time.perf_counter() - started
 
     started = time.perf_counter()
     tell("posterior", 0, 1)
-    effective = _effective_noise(noise, options.force_priority)
-    solved = _solve(triangles, whitening, components, delta_g, effective)
-    _check_stress(triangles, whitening, solved)
+    effective = effective_noise(noise, options.force_priority)
+    whitening = put_in_front(shifts.n_columns, whitening)
+    solved = _solve(triangles, whitening, plan.components, delta_g, effective)
+    check_stress(triangles, whitening, solved)
     tell("posterior", 1, 1)
     seconds["posterior"] = time.perf_counter() - started
-    log.info("log evidence %.1f, rank %d of %d", solved.log_evidence, len(solved.w_k), n_columns)
+    n_raw = whitening.n_raw
+    log.info("log evidence %.1f, rank %d of %d", solved.log_evidence, len(solved.w_k), n_raw)
+    shift_k, weights_m = np.split(solved.weights(), [shifts.n_columns])
     return Fitted(
-        components,
+        plan.components,
         baseline,
-        repulsion,
+        plan.repulsion,
+        shifts.with_learned(shift_k),
         triangles,
         noise,
         options.force_priority,
         delta_g,
-        solved.weights(),
+        weights_m,
         solved.log_evidence,
         Solved(solved),
         seconds,
@@ -222,23 +298,24 @@ def update(
     Fitted
         The fit to old and new data: to rounding, what one fit with the same baseline and inducing
         variables would give.
+
+    Raises
+    ------
+    DataError
+        If a structure has an energy of a source that the fit does not know.
     """
     tell = progress or _say_nothing
     started = time.perf_counter()
-    triangles = _add_rows(
-        fitted.triangles,
-        structures,
-        fitted.components,
-        fitted.baseline,
-        fitted.repulsion,
-        tell,
-    )
+    fitted.shifts.check(structures)
+    triangles = add_rows(fitted.triangles, structures, fitted.known, tell)
     noise = {label: _known_noise(label, fitted.noise) for label in triangles}
     fitted = fitted._replace(triangles=triangles, noise=noise)
     solved = solve(fitted)
+    shift_k, weights_m = np.split(solved.weights(), [fitted.shifts.n_columns])
     seconds = {**fitted.seconds, "update": time.perf_counter() - started}
     return fitted._replace(
-        weights_m=solved.weights(),
+        shifts=fitted.shifts.with_learned(shift_k),
+        weights_m=weights_m,
         log_evidence=solved.log_evidence,
         posterior=Solved(solved),
         seconds=seconds,
@@ -264,11 +341,28 @@ def solve(fitted: Fitted) -> Posterior:
     Returns
     -------
     Posterior
-        Mean weights, covariance, log evidence.
+        Mean weights, covariance, log evidence; of the shifts between sources, and then of the
+        inducing variables.
     """
-    effective = _effective_noise(fitted.noise, fitted.force_priority)
-    whitening = _whitening(fitted.components)
+    effective = effective_noise(fitted.noise, fitted.force_priority)
+    whitening = put_in_front(fitted.shifts.n_columns, _whitening(fitted.components))
     return _solve(fitted.triangles, whitening, fitted.components, fitted.delta_g, effective)
+
+
+def predictive(fitted: Fitted) -> Posterior:
+    """Posterior of the inducing variables alone, which is all that predictions need.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        Whose posterior is meant.
+
+    Returns
+    -------
+    Posterior
+        Without the shifts between sources.
+    """
+    return without_front(fitted.posterior(), fitted.shifts.n_columns)
 
 
 def _solve(
@@ -278,7 +372,9 @@ def _solve(
     delta_g: Sequence[float],
     noise: Mapping[LabelSet, float],
 ) -> Posterior:
-    delta_b = np.repeat(delta_g, [len(c.inducing) for c in components])
+    delta_b = np.repeat(delta_g, [len(c.inducing) for c in components]).tolist()
+    if len(whitening.blocks) > len(delta_b):
+        delta_b.insert(0, SHIFT_PRIOR)
     return posterior(
         list(triangles.values()), whitening, delta_b, [noise[label] for label in triangles]
     )
@@ -289,140 +385,24 @@ def _whitening(components: Sequence[Component]) -> Whitening:
     return whiten_blocks(blocks, _RANK_TOLERANCE)
 
 
-def _effective_noise(
+def effective_noise(
     noise: Mapping[LabelSet, float], force_priority: float
 ) -> dict[LabelSet, float]:
+    """Noise factors that count in the fit: with the priority that forces are given.
+
+    Parameters
+    ----------
+    noise : Mapping[LabelSet, float]
+        Factors on the assumed standard deviations.
+    force_priority : float
+        Factor on the weight of forces.
+
+    Returns
+    -------
+    dict[LabelSet, float]
+        Factors by which rows are divided.
+    """
     return {
         label: factor / math.sqrt(force_priority) if label.kind == "forces" else factor
         for label, factor in noise.items()
     }
-
-
-# ------------------------------------------------------------------------------- label rows
-
-
-def _add_rows(
-    triangles: Mapping[LabelSet, Triangle],
-    structures: Sequence[Structure],
-    components: Sequence[Component],
-    baseline: CompositionBaseline,
-    repulsion: CoreRepulsion | None,
-    tell: Progress,
-) -> dict[LabelSet, Triangle]:
-    """Absorb the rows of the structures into the triangle of each set of labels."""
-    n_columns = sum(component.n_columns for component in components)
-    sources = sorted({structure.source for structure in structures})
-    labels = list(triangles)
-    labels += [LabelSet(k, source) for source in sources for k in LABEL_KINDS]
-    reducers = {
-        label: RowReducer(triangles.get(label, empty_triangle(n_columns)))
-        for label in dict.fromkeys(labels)
-    }
-    longest = max((c.descriptor for c in components), key=lambda bound: bound.cutoff)
-    for s, structure in enumerate(structures):
-        has_forces = np.flatnonzero(np.isfinite(structure.forces_nc.ravel()))
-        has_stress = np.flatnonzero(np.isfinite(structure.stress_v))
-        has_energy = np.isfinite(structure.energy)
-        gradients = len(has_forces) + len(has_stress) > 0
-        if gradients or has_energy:
-            system = system_of(longest, structure)
-            rows = structure_rows(components, system, gradients=gradients)
-            energy, forces_r, stress_v = _to_learn(structure, system, baseline, repulsion)
-        if has_energy:
-            # sigma_energy is per atom, so the row is the energy per atom.
-            reducers[LabelSet("energy", structure.source)].add(
-                rows.energy_m[None, :] / structure.n_atoms,
-                np.array([energy / structure.n_atoms]),
-                np.array([structure.sigma_energy]),
-            )
-        if len(has_forces):
-            reducers[LabelSet("forces", structure.source)].add(
-                rows.forces_rm if len(has_forces) == len(forces_r) else rows.forces_rm[has_forces],
-                forces_r[has_forces],
-                np.full(len(has_forces), structure.sigma_forces),
-            )
-        if len(has_stress):
-            reducers[LabelSet("stress", structure.source)].add(
-                rows.strain_vm[has_stress] / structure.volume,
-                stress_v[has_stress],
-                np.full(len(has_stress), structure.sigma_stress),
-            )
-        tell("rows", s + 1, len(structures))
-    finished = {label: reducer.finish() for label, reducer in reducers.items()}
-    return {label: triangle for label, triangle in finished.items() if triangle.n_rows}
-
-
-def _to_learn(
-    structure: Structure,
-    system: System,
-    baseline: CompositionBaseline,
-    repulsion: CoreRepulsion | None,
-) -> tuple[float, Float, Float]:
-    """Labels less what is known beforehand: energy, force components, stress."""
-    energy = structure.energy - baseline.energy_of(structure.numbers_n)
-    forces_nc, stress_v = structure.forces_nc, structure.stress_v
-    if repulsion is not None and np.any(system.pairs.r_p < repulsion.reach):
-        pairs = system.pairs
-        energies_n, gradient_pc = repulsion.evaluate(structure.numbers_n, pairs)
-        known_nc, strain_ncd = collect(
-            gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, structure.n_atoms
-        )
-        energy -= float(energies_n.sum())
-        forces_nc = forces_nc - known_nc
-        if structure.periodic:
-            stress_v = stress_v - voigt_from_tensor(strain_ncd.sum(axis=0)) / structure.volume
-    return energy, forces_nc.ravel(), stress_v
-
-
-def _check_stress(
-    triangles: Mapping[LabelSet, Triangle], whitening: Whitening, solved: Posterior
-) -> None:
-    """Warn where the stress labels contradict the strain derivative of a fit without them.
-
-    With the weights a of a fit to energies and forces alone, the triangle [R | z] of the stress
-    rows holds the correlation of predicted with labelled stress: (R a) . z / (|R a| |z|), and the
-    factor between them.
-    """
-    stress = [t for label, t in triangles.items() if label.kind == "stress"]
-    forces = [t for label, t in triangles.items() if label.kind == "forces"]
-    if sum(t.n_rows for t in stress) < 6 or not forces:
-        return
-    others = [t for label, t in triangles.items() if label.kind != "stress"]
-    delta_b = [
-        float(solved.delta_k[block.columns][0]) if len(block.pivots_k) else 1.0
-        for block in whitening.blocks
-    ]
-    weights_m = posterior(others, whitening, delta_b).weights()
-    # A fit that does not even explain its own forces has no say about stresses.
-    predicted, label = _stacked(forces, weights_m)
-    if np.linalg.norm(predicted - label) > 0.5 * np.linalg.norm(label):
-        return
-    predicted, label = _stacked(stress, weights_m)
-    norms = float(np.linalg.norm(predicted) * np.linalg.norm(label))
-    if norms == 0.0:
-        return
-    correlation = float(predicted @ label) / norms
-    factor = float(predicted @ label) / float(predicted @ predicted)
-    if correlation < -0.7:
-        warnings.warn(
-            "the stress labels run against the strain derivative of a fit to energies and forces "
-            f"(correlation {correlation:.2f}, factor {factor:.2g}): their sign is probably that of "
-            "a virial or a pressure. Stress here is dE/dstrain / volume, tension positive; name a "
-            "virial with virial_key, or turn the sign.",
-            DataWarning,
-            stacklevel=4,
-        )
-    elif correlation > 0.7 and not 0.2 < factor < 5.0:
-        warnings.warn(
-            f"the stress labels are {factor:.3g} times the strain derivative of a fit to energies "
-            "and forces: they are probably not in eV/A^3 (1 eV/A^3 = 160.22 GPa = 1602.2 kbar), or "
-            "they are virials in eV (name them with virial_key).",
-            DataWarning,
-            stacklevel=4,
-        )
-
-
-def _stacked(triangles: Sequence[Triangle], weights_m: Float) -> tuple[Float, Float]:
-    """What weights predict of the reduced rows, and their labels."""
-    predicted = np.concatenate([t.R[:, :-1] @ weights_m for t in triangles])
-    return predicted, np.concatenate([t.R[:, -1] for t in triangles])

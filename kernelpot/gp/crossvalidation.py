@@ -131,6 +131,7 @@ def minimise(
     importance_l: Sequence[float],
     delta_range: tuple[float, float],
     noise_range: Sequence[tuple[float, float]],
+    n_wide: int = 0,
 ) -> Hyperparameters:
     """Prior amplitudes and noise factors with the least errors on left-out folds.
 
@@ -157,6 +158,9 @@ def minimise(
         Bounds of the amplitudes.
     noise_range : Sequence[tuple[float, float]]
         Bounds of each set's noise factor.
+    n_wide : int
+        Of the first components the amplitudes are fixed, and so wide that the common factor of
+        all others does not notice them.
 
     Returns
     -------
@@ -191,7 +195,7 @@ def minimise(
         value = float(importance_l @ np.log(mse_l)) + _PREFERENCE * float(theta @ theta)
         return value, gradient + 2.0 * _PREFERENCE * theta
 
-    all_free = bool(delta_free.all() and noise_free.all())
+    all_free = bool(delta_free[n_wide:].all() and noise_free.all())
     bounds = [delta_range] * n_delta
     bounds += [limits for limits, free in zip(noise_range, noise_free, strict=True) if free]
     if bounds:
@@ -210,7 +214,8 @@ def minimise(
         # log evidence of (s delta, s noise): -(quadratic / s^2 + n log s^2 + ...) / 2
         quadratic = _quadratic(totals, component_k, delta, noise)
         scale = float(np.sqrt(quadratic / max(1, sum(one.n_rows for one in totals))))
-        delta, noise = delta * scale, noise * scale
+        delta[n_wide:] *= scale
+        noise = noise * scale
     value, _, _ = log_evidence(totals, component_k, delta, noise)
     return Hyperparameters(delta, noise, value)
 

@@ -270,7 +270,7 @@ class RowReducer:
         Parameters
         ----------
         A_rm : Float
-            Rows of the design matrix.
+            Rows of the design matrix; columns that are missing on the left are zero.
         y_r : Float
             Labels.
         sigma_r : Float
@@ -278,11 +278,12 @@ class RowReducer:
         """
         self._n_rows += len(y_r)
         self._log_noise += float(np.log(sigma_r).sum())
-        done = 0
+        done, first = 0, self._buffer.shape[1] - 1 - A_rm.shape[1]
         while done < len(y_r):
             n = min(len(y_r) - done, len(self._buffer) - self._n_waiting)
             new, old = slice(self._n_waiting, self._n_waiting + n), slice(done, done + n)
-            self._buffer[new, :-1] = A_rm[old] / sigma_r[old, None]
+            self._buffer[new, :first] = 0.0
+            self._buffer[new, first:-1] = A_rm[old] / sigma_r[old, None]
             self._buffer[new, -1] = y_r[old] / sigma_r[old]
             self._n_waiting += n
             done += n

@@ -99,6 +99,14 @@ _MODEL = {
         "multiplies the weight of forces on top of their noise",
     ),
     "core_repulsion": (bool, "whether cores repel where the data have no distances"),
+    "reference_source": (
+        str | None,
+        "info['source'] on whose scale energies are; else that of the most energies",
+    ),
+    "robust": (
+        bool | Annotated[float, Field(ge=2.0, allow_inf_nan=False)],
+        "whether labels that all others contradict count less; a number of sigmas",
+    ),
     "random_state": (int | None, "seed of random choices"),
 }
 _KEYS = tuple(f"{kind}_key" for kind in LabelKeys._fields)

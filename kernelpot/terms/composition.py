@@ -14,7 +14,13 @@ from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
 from kernelpot.neighbours import find_pairs
 
-__all__ = ["CompositionBaseline", "fit_composition"]
+__all__ = [
+    "CompositionBaseline",
+    "energies_per_atom",
+    "fit_composition",
+    "isolated_atoms",
+    "least_squares",
+]
 
 log = logging.getLogger("kernelpot")
 
@@ -132,13 +138,14 @@ class CompositionBaseline:
 
 
 def fit_composition(
-    structures: Sequence[Structure], cutoff: float
+    structures: Sequence[Structure], cutoff: float, reference: str | None = None
 ) -> tuple[CompositionBaseline, Int]:
     """Baseline of labelled structures, and which of them are left to learn from.
 
     Isolated atoms (no neighbour, no image within the cutoff) define it; the species without one
     get the weighted least-squares energies per atom of the other structures, of minimum norm
-    where compositions do not tell species apart.
+    where compositions do not tell species apart. Energies of other sources than the reference
+    count for those species only that the reference does not have.
 
     Parameters
     ----------
@@ -146,34 +153,117 @@ def fit_composition(
         With or without energies.
     cutoff : float
         Of the descriptor, angstrom.
+    reference : str | None
+        The source of labels on whose scale energies are; None where there is but one.
 
     Returns
     -------
     tuple[CompositionBaseline, Int]
         The baseline, and the indices of all structures but the isolated atoms that define it.
     """
-    isolated = [_is_isolated(s, cutoff) for s in structures]
-    keep = np.flatnonzero(~np.asarray(isolated, dtype=bool)).astype(np.intp)
+    isolated = isolated_atoms(structures, cutoff)
     species = np.unique(np.concatenate([s.numbers_n for s in structures]))
     energies_z = np.zeros(len(species))
-    known_z = np.zeros(len(species), dtype=bool)
-    for z, number in enumerate(species):
-        atoms = [
-            s for s, alone in zip(structures, isolated, strict=True)
-            if alone and s.numbers_n[0] == number
-        ]  # fmt: skip
-        if atoms:
-            energies_z[z], known_z[z] = _isolated_energy(atoms), True
-    labelled = [structures[i] for i in keep if np.isfinite(structures[i].energy)]
-    if labelled and not known_z.all():
-        energies_z[~known_z] = _least_squares(labelled, species, energies_z, known_z)
+    alone_z, known_z = np.zeros((2, len(species)), dtype=bool)
+    mine = [s for s, structure in enumerate(structures) if reference in (None, structure.source)]
+    others = [s for s in range(len(structures)) if s not in set(mine)]
+    any_energy = False
+    for part in (mine, others):
+        for z, number in enumerate(species):
+            atoms = [
+                structures[s] for s in part
+                if s in isolated and structures[s].numbers_n[0] == number
+            ]  # fmt: skip
+            if atoms and not known_z[z]:
+                energies_z[z], alone_z[z], known_z[z] = _isolated_energy(atoms), True, True
+        labelled = [
+            structures[s] for s in part if s not in isolated and np.isfinite(structures[s].energy)
+        ]
+        if labelled:
+            any_energy = True
+            wanted_z = np.isin(species, np.concatenate([s.numbers_n for s in labelled])) & ~known_z
+            rest_s = energies_per_atom(labelled, species, energies_z * ~wanted_z)
+            energies_z[wanted_z] = least_squares(labelled, species[wanted_z], rest_s)
+            known_z |= wanted_z
+        if part is mine and len(others) and any_energy and not known_z.all():
+            log.warning(
+                "No energy of the source %r contains %s: their energies are on the scale of the "
+                "other sources.", reference, _symbols(species[~known_z]),
+            )  # fmt: skip
     baseline = CompositionBaseline(
         tuple(int(z) for z in species),
         tuple(float(e) for e in energies_z),
-        _kind(species, known_z, bool(labelled)),
+        _kind(species, alone_z, any_energy),
     )
     log.info("Baseline from %s", baseline.describe())
-    return baseline, keep
+    return baseline, as_int([s for s in range(len(structures)) if s not in isolated])
+
+
+def isolated_atoms(structures: Sequence[Structure], cutoff: float) -> frozenset[int]:
+    """Indices of single atoms with an energy that the descriptor sees alone.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        Where to look.
+    cutoff : float
+        Of the descriptor, angstrom.
+
+    Returns
+    -------
+    frozenset[int]
+        Indices of structures.
+    """
+    return frozenset(s for s, one in enumerate(structures) if _is_isolated(one, cutoff))
+
+
+def energies_per_atom(structures: Sequence[Structure], species: Int, energies_z: Float) -> Float:
+    """Energies per atom, less those of the composition.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        With energies.
+    species : Int
+        Atomic numbers.
+    energies_z : Float
+        Energy of each of these species, eV.
+
+    Returns
+    -------
+    Float
+        One number per structure, eV.
+    """
+    return np.array([s.energy / s.n_atoms for s in structures]) - (
+        _fractions(structures, species) @ energies_z
+    )
+
+
+def least_squares(structures: Sequence[Structure], species: Int, rest_s: Float) -> Float:
+    """Energies of species that explain a rest of the energies per atom, of minimum norm.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        With the noise of their energies.
+    species : Int
+        Atomic numbers of those whose energies are wanted.
+    rest_s : Float
+        What they should explain, eV per atom of the whole structure.
+
+    Returns
+    -------
+    Float
+        One energy per species, eV.
+    """
+    weight_s = 1.0 / np.array([s.sigma_energy for s in structures])
+    weight_s /= weight_s.max()
+    matrix_sz = _fractions(structures, species) * weight_s[:, None]
+    return np.linalg.lstsq(matrix_sz, rest_s * weight_s, rcond=None)[0]
+
+
+def _fractions(structures: Sequence[Structure], species: Int) -> Float:
+    return np.array([[np.mean(s.numbers_n == z) for z in species] for s in structures])
 
 
 def _is_isolated(structure: Structure, cutoff: float) -> bool:
@@ -194,19 +284,6 @@ def _isolated_energy(atoms: Sequence[Structure]) -> float:
             energy_s.min(), low.name, energy_s.max(), high.name,
         )  # fmt: skip
     return float(energy_s.min())
-
-
-def _least_squares(
-    structures: Sequence[Structure], species: Int, energies_z: Float, known_z: np.ndarray
-) -> Float:
-    """Energies of the species that are not known, given those that are."""
-    fraction_sz = np.array([[np.mean(s.numbers_n == z) for z in species] for s in structures])
-    weight_s = 1.0 / np.array([s.sigma_energy for s in structures])
-    weight_s /= weight_s.max()
-    rest_s = np.array([s.energy / s.n_atoms for s in structures])
-    rest_s -= fraction_sz[:, known_z] @ energies_z[known_z]
-    matrix_sz = fraction_sz[:, ~known_z] * weight_s[:, None]
-    return np.linalg.lstsq(matrix_sz, rest_s * weight_s, rcond=None)[0]
 
 
 def _kind(species: Int, known_z: np.ndarray, any_energy: bool) -> str:

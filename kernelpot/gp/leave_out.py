@@ -1,0 +1,63 @@
+"""What a fit would say of a block of its rows had it not seen them, without fitting again."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+from scipy.linalg import lapack
+
+from kernelpot.conventions import Float
+from kernelpot.gp.solvers import Posterior
+
+__all__ = ["leave_block_out"]
+
+
+def leave_block_out(Phi_rk: Float, y_r: Float, posterior: Posterior) -> tuple[Float, Float]:
+    """Residuals of a block of rows by the posterior of all other rows, and their covariance.
+
+    With the residuals e = y - Phi w of the posterior of all rows and H = Phi S Phi^T of its
+    covariance S, the posterior without the block has residuals (I - H)^-1 e, and their covariance
+    is (I - H)^-1: what the others leave open, and the noise of the block itself, which is 1.
+
+    Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), section 5.4.2, for
+    blocks and in the space of the weights.
+
+    Parameters
+    ----------
+    Phi_rk : Float
+        Rows of the block in whitened features, divided by their noise, as the posterior has seen
+        them.
+    y_r : Float
+        Their labels, likewise divided.
+    posterior : Posterior
+        Of all rows, those of the block among them.
+
+    Returns
+    -------
+    tuple[Float, Float]
+        Label less prediction, shape (n_rows,), and covariance, shape (n_rows, n_rows).
+
+    Raises
+    ------
+    ValueError
+        If the posterior cannot have seen these rows.
+    """
+    if len(y_r) == 0:
+        return np.zeros(0), np.zeros((0, 0))
+    inside_kr = scipy.linalg.solve_triangular(
+        posterior.R_kk, Phi_rk.T, trans="T", check_finite=False
+    )
+    rest_rr = np.eye(len(y_r)) - inside_kr.T @ inside_kr
+    # A block that alone decides some direction leaves nothing of it but rounding.
+    for jitter in (0.0, 1e-14, 1e-12, 1e-10):
+        L_rr, failed = lapack.dpotrf(rest_rr + jitter * np.eye(len(y_r)), lower=1)
+        if not failed:
+            break
+    else:
+        raise ValueError(
+            "these rows say more than the posterior knows: they are not among those that it was "
+            "made of, or their noise or their weight was another one"
+        )
+    covariance_rr = lapack.dpotri(L_rr, lower=1)[0]
+    covariance_rr = np.tril(covariance_rr) + np.tril(covariance_rr, -1).T
+    return covariance_rr @ (y_r - Phi_rk @ posterior.w_k), covariance_rr

@@ -1,0 +1,157 @@
+"""Rows of the design matrix: what a structure's labels say of the weights, and its noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from kernelpot.conventions import (
+    LABEL_KINDS,
+    Float,
+    Int,
+    LabelSet,
+    Progress,
+    System,
+    as_int,
+    voigt_from_tensor,
+)
+from kernelpot.data import Structure
+from kernelpot.gp.solvers import RowReducer, Triangle, empty_triangle
+from kernelpot.rows import Component, collect, structure_rows
+from kernelpot.selection import system_of
+from kernelpot.sources import SourceShifts
+from kernelpot.terms.composition import CompositionBaseline
+from kernelpot.terms.repulsion import CoreRepulsion
+
+__all__ = ["Known", "LabelRows", "add_rows", "label_rows"]
+
+
+class Known(NamedTuple):
+    """What a fit knows before it learns weights."""
+
+    components: tuple[Component, ...]
+    baseline: CompositionBaseline
+    repulsion: CoreRepulsion | None
+    shifts: SourceShifts
+
+    @property
+    def n_columns(self) -> int:
+        """Weights to be learned: shifts between sources, then inducing variables."""
+        return self.shifts.n_columns + sum(c.n_columns for c in self.components)
+
+
+class LabelRows(NamedTuple):
+    """Rows of one kind of label of one structure."""
+
+    label: LabelSet
+    A_rm: Float  # columns that are missing on the left are zero
+    y_r: Float  # label less what is known beforehand
+    sigma_r: Float
+    place_r: Int  # which of the structure's numbers of this kind, in C order
+
+
+def label_rows(structure: Structure, known: Known) -> list[LabelRows]:
+    """Rows of all labels of a structure, kind by kind.
+
+    Parameters
+    ----------
+    structure : Structure
+        With labels.
+    known : Known
+        What the rows are about, and what is taken off the labels.
+
+    Returns
+    -------
+    list[LabelRows]
+        Energies per atom, force components, stress components; none where there is no label.
+    """
+    has_forces = np.flatnonzero(np.isfinite(structure.forces_nc.ravel()))
+    has_stress = np.flatnonzero(np.isfinite(structure.stress_v))
+    has_energy = np.isfinite(structure.energy)
+    gradients = len(has_forces) + len(has_stress) > 0
+    found: list[LabelRows] = []
+    if not (gradients or has_energy):
+        return found
+    longest = max((c.descriptor for c in known.components), key=lambda bound: bound.cutoff)
+    system = system_of(longest, structure)
+    rows = structure_rows(known.components, system, gradients=gradients)
+    energy, forces_r, stress_v = _to_learn(structure, system, known)
+
+    def add(kind: str, A_rm: Float, y_r: Float, sigma: float, place_r: Int) -> None:
+        label = LabelSet(kind, structure.source)
+        found.append(LabelRows(label, A_rm, y_r, np.full(len(y_r), sigma), as_int(place_r)))
+
+    if has_energy:
+        # sigma_energy is per atom, so the row is the energy per atom.
+        counts_k = known.shifts.counts(structure.source, structure.numbers_n)
+        row_m = np.concatenate([counts_k, rows.energy_m]) / structure.n_atoms
+        per_atom = np.array([energy / structure.n_atoms])
+        add("energy", row_m[None, :], per_atom, structure.sigma_energy, as_int([0]))
+    if len(has_forces):
+        all_there = len(has_forces) == len(forces_r)
+        A_rm = rows.forces_rm if all_there else rows.forces_rm[has_forces]
+        add("forces", A_rm, forces_r[has_forces], structure.sigma_forces, has_forces)
+    if len(has_stress):
+        A_rm = rows.strain_vm[has_stress] / structure.volume
+        add("stress", A_rm, stress_v[has_stress], structure.sigma_stress, has_stress)
+    return found
+
+
+def _to_learn(structure: Structure, system: System, known: Known) -> tuple[float, Float, Float]:
+    """Labels less what is known beforehand: energy, force components, stress."""
+    energy = structure.energy - known.baseline.energy_of(structure.numbers_n)
+    energy -= known.shifts.start_of(structure.source, structure.numbers_n)
+    forces_nc, stress_v = structure.forces_nc, structure.stress_v
+    repulsion = known.repulsion
+    if repulsion is not None and np.any(system.pairs.r_p < repulsion.reach):
+        pairs = system.pairs
+        energies_n, gradient_pc = repulsion.evaluate(structure.numbers_n, pairs)
+        known_nc, strain_ncd = collect(
+            gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, structure.n_atoms
+        )
+        energy -= float(energies_n.sum())
+        forces_nc = forces_nc - known_nc
+        if structure.periodic:
+            stress_v = stress_v - voigt_from_tensor(strain_ncd.sum(axis=0)) / structure.volume
+    return energy, forces_nc.ravel(), stress_v
+
+
+def add_rows(
+    triangles: Mapping[LabelSet, Triangle],
+    structures: Sequence[Structure],
+    known: Known,
+    tell: Progress,
+) -> dict[LabelSet, Triangle]:
+    """Absorb the rows of the structures into the triangle of each set of labels.
+
+    Parameters
+    ----------
+    triangles : Mapping[LabelSet, Triangle]
+        Statistics of rows that are absorbed already.
+    structures : Sequence[Structure]
+        New ones.
+    known : Known
+        What the rows are about, and what is taken off the labels.
+    tell : Progress
+        Told of the stage "rows".
+
+    Returns
+    -------
+    dict[LabelSet, Triangle]
+        Statistics of all rows, of the sets that have any.
+    """
+    sources = sorted({structure.source for structure in structures})
+    labels = list(triangles)
+    labels += [LabelSet(k, source) for source in sources for k in LABEL_KINDS]
+    reducers = {
+        label: RowReducer(triangles.get(label, empty_triangle(known.n_columns)))
+        for label in dict.fromkeys(labels)
+    }
+    for s, structure in enumerate(structures):
+        for label, A_rm, y_r, sigma_r, _ in label_rows(structure, known):
+            reducers[label].add(A_rm, y_r, sigma_r)
+        tell("rows", s + 1, len(structures))
+    finished = {label: reducer.finish() for label, reducer in reducers.items()}
+    return {label: triangle for label, triangle in finished.items() if triangle.n_rows}

@@ -1,0 +1,77 @@
+"""Do the stress labels fit the strain derivative that energies and forces imply?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kernelpot.conventions import Float, LabelSet
+from kernelpot.data_checks import DataWarning
+from kernelpot.gp.solvers import Posterior, Triangle, Whitening, posterior
+
+__all__ = ["check_stress"]
+
+
+def check_stress(
+    triangles: Mapping[LabelSet, Triangle], whitening: Whitening, solved: Posterior
+) -> None:
+    """Warn where the stress labels contradict the strain derivative of a fit without them.
+
+    With the weights a of a fit to energies and forces alone, the triangle [R | z] of the stress
+    rows holds the correlation of predicted with labelled stress: (R a) . z / (|R a| |z|), and the
+    factor between them.
+
+    Parameters
+    ----------
+    triangles : Mapping[LabelSet, Triangle]
+        Statistics of all rows of each set of labels.
+    whitening : Whitening
+        Of the variables that the rows speak of.
+    solved : Posterior
+        Of all rows.
+    """
+    stress = [t for label, t in triangles.items() if label.kind == "stress"]
+    forces = [t for label, t in triangles.items() if label.kind == "forces"]
+    if sum(t.n_rows for t in stress) < 6 or not forces:
+        return
+    others = [t for label, t in triangles.items() if label.kind != "stress"]
+    delta_b = [
+        float(solved.delta_k[block.columns][0]) if len(block.pivots_k) else 1.0
+        for block in whitening.blocks
+    ]
+    weights_m = posterior(others, whitening, delta_b).weights()
+    # A fit that does not even explain its own forces has no say about stresses.
+    predicted, label = _stacked(forces, weights_m)
+    if np.linalg.norm(predicted - label) > 0.5 * np.linalg.norm(label):
+        return
+    predicted, label = _stacked(stress, weights_m)
+    norms = float(np.linalg.norm(predicted) * np.linalg.norm(label))
+    if norms == 0.0:
+        return
+    correlation = float(predicted @ label) / norms
+    factor = float(predicted @ label) / float(predicted @ predicted)
+    if correlation < -0.7:
+        warnings.warn(
+            "the stress labels run against the strain derivative of a fit to energies and forces "
+            f"(correlation {correlation:.2f}, factor {factor:.2g}): their sign is probably that of "
+            "a virial or a pressure. Stress here is dE/dstrain / volume, tension positive; name a "
+            "virial with virial_key, or turn the sign.",
+            DataWarning,
+            stacklevel=5,
+        )
+    elif correlation > 0.7 and not 0.2 < factor < 5.0:
+        warnings.warn(
+            f"the stress labels are {factor:.3g} times the strain derivative of a fit to energies "
+            "and forces: they are probably not in eV/A^3 (1 eV/A^3 = 160.22 GPa = 1602.2 kbar), or "
+            "they are virials in eV (name them with virial_key).",
+            DataWarning,
+            stacklevel=5,
+        )
+
+
+def _stacked(triangles: Sequence[Triangle], weights_m: Float) -> tuple[Float, Float]:
+    """What weights predict of the reduced rows, and their labels."""
+    predicted = np.concatenate([t.R[:, :-1] @ weights_m for t in triangles])
+    return predicted, np.concatenate([t.R[:, -1] for t in triangles])
