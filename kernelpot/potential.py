@@ -348,6 +348,7 @@ class KernelPotential(BaseEstimator):
         """
         check_is_fitted(self, "fitted_")
         structures = self._structures(images, labels="required")
+        structures = self.fitted_.shifts.to_reference(structures)
         return r_squared(structures, [self._evaluate(structure) for structure in structures])
 
     def leave_one_out(self, images: Iterable[Atoms]) -> LabelErrors:

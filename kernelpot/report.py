@@ -167,7 +167,8 @@ def compare_model(
     model : Any
         A fitted `KernelPotential`.
     images : Sequence[Atoms]
-        Labelled structures; ``info["group"]`` says to which group one belongs.
+        Labelled structures; ``info["group"]`` says to which group one belongs. Energies of other
+        sources than the reference are compared less their shifts.
     keys : LabelKeys | None
         Where the labels stand; None for the model's own keys.
 
@@ -178,7 +179,7 @@ def compare_model(
     """
     if keys is None:
         keys = LabelKeys(model.energy_key, model.forces_key, model.stress_key, model.virial_key)
-    structures = structures_from_atoms(images, keys)
+    structures = model.fitted_.shifts.to_reference(structures_from_atoms(images, keys))
     references = {
         "energy": [s.energy for s in structures],
         "forces": [s.forces_nc for s in structures],

@@ -12,6 +12,7 @@ notice, and predictions leave the shifts out.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -101,6 +102,26 @@ class SourceShifts(NamedTuple):
             eV.
         """
         return float(self.counts(source, numbers_n) @ (self.start_lz + self.learned_lz).ravel())
+
+    def to_reference(self, structures: Sequence[Structure]) -> list[Structure]:
+        """Structures with their energies on the scale of the reference.
+
+        Parameters
+        ----------
+        structures : Sequence[Structure]
+            Of any sources.
+
+        Returns
+        -------
+        list[Structure]
+            In the same order.
+        """
+        return [
+            dataclasses.replace(s, energy=s.energy - self.energy_of(s.source, s.numbers_n))
+            if s.source in self.sources
+            else s
+            for s in structures
+        ]
 
     def with_learned(self, values_k: Float) -> SourceShifts:
         """The same with what a fit found for its columns.

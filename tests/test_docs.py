@@ -19,7 +19,10 @@ from kernelpot.model_file import FORMAT_VERSION
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES_THAT_RUN = (ROOT / "README.md", DOCS / "quickstart.md", DOCS / "extending.md")
+PAGES_THAT_RUN = (
+    ROOT / "README.md",
+    *(DOCS / f"{p}.md" for p in ("quickstart", "extending", "uneven")),
+)
 # test_cli runs the demo, which takes a minute in full.
 NOT_RUN = {"demo"}
 

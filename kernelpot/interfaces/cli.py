@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kernelpot.interfaces.console import one_line_errors, out, progress_bar, say, say_model
+from kernelpot.interfaces.console import (
+    one_line_errors,
+    out,
+    progress_bar,
+    say,
+    say_doubts,
+    say_model,
+)
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -116,6 +123,12 @@ def fit(
     sigma_energy: Annotated[float | None, typer.Option(help="Noise, eV/atom.")] = None,
     sigma_forces: Annotated[float | None, typer.Option(help="Noise, eV/A.")] = None,
     sigma_stress: Annotated[float | None, typer.Option(help="Noise, eV/A^3.")] = None,
+    reference_source: Annotated[
+        str | None, typer.Option(help="info['source'] on whose scale energies are.")
+    ] = None,
+    robust: Annotated[
+        bool, typer.Option("--robust", help="Labels that all others contradict count less.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of random choices.")] = None,
     plot: Annotated[str | None, typer.Option(help="Folder for a parity figure.")] = None,
     force: Force = False,
@@ -135,6 +148,7 @@ def fit(
             "zeta": zeta, "n_environments": n_environments, "n_tangents": n_tangents,
             "selector": selector, "sigma_energy": sigma_energy, "sigma_forces": sigma_forces,
             "sigma_stress": sigma_stress, "random_state": seed,
+            "reference_source": reference_source, "robust": robust or None,
         },
         "output": {"model": output, "plots": plot, "force": force or None},
     }  # fmt: skip
@@ -162,6 +176,7 @@ def _fit(settings: FitSettings, debug: bool) -> None:
     model.save(target)
     with one_line_errors(debug, f"{target} is saved"):
         say_model(model)
+        say_doubts(model)
         say(f"\nSaved {target}.")
         if test:
             compared = _say_errors(model, test, "Errors on the test structures", by_group=True)

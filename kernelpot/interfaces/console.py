@@ -18,14 +18,25 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
-__all__ = ["model_facts", "one_line_errors", "out", "progress_bar", "say", "say_model"]
+__all__ = [
+    "model_facts",
+    "one_line_errors",
+    "out",
+    "progress_bar",
+    "say",
+    "say_doubts",
+    "say_model",
+]
 
 out = Console(highlight=False)
 """Tables, facts and progress; errors go to standard error."""
 
 _KNOWN_ERRORS = (ValueError, OSError, NotImplementedError, ImportError, MemoryError)
 _FAILED = 2
+_DOUBTS = 30
+"""Rows of the table of labels in doubt."""
 _INTERRUPTED = 130
 
 
@@ -167,6 +178,7 @@ def model_facts(model: Any) -> dict[str, str]:
         "baseline": model.baseline_.describe(),
         "repulsion": "none" if model.repulsion_ is None else model.repulsion_.describe(),
         "noise": _noise(model),
+        **_sources(model),
         "trained on": f"{summary['n_structures']} structures, {summary['n_atoms']} atoms; "
         + ", ".join(f"{n} {kind}" for kind, n in numbers.items() if n),
         "training MAE": errors["mae"],
@@ -178,8 +190,49 @@ def model_facts(model: Any) -> dict[str, str]:
     }
 
 
+def say_doubts(model: Any) -> None:
+    """Print the labels far from what the others say, if there are any.
+
+    Parameters
+    ----------
+    model : Any
+        A fitted `KernelPotential`.
+    """
+    from kernelpot.report import UNITS, in_units
+
+    if not model.doubts_:
+        if model.robust:
+            say("\nNo label is in doubt.")
+        return
+    title = "Labels in doubt" + ("" if model.robust else " (--robust gives them less weight)")
+    table = Table(title=title, title_justify="left")
+    for name in ("structure", "label"):
+        table.add_column(name)
+    for name in ("off by", "sigma", "weight"):
+        table.add_column(name, justify="right")
+    for doubt in model.doubts_[:_DOUBTS]:
+        kind = doubt.kind if doubt.atom is None else f"{doubt.kind} on atom {doubt.atom}"
+        residual = f"{in_units(doubt.kind, doubt.residual):.4g} {UNITS[doubt.kind]}"
+        table.add_row(doubt.name, kind, residual, f"{doubt.sigmas:.3g}", f"{doubt.weight:.2g}")
+    say("")
+    out.print(table)
+    if len(model.doubts_) > _DOUBTS:
+        say(f"... and {len(model.doubts_) - _DOUBTS} more: doubts_ in Python has all.")
+
+
 def _selector(model: Any) -> str:
     return getattr(model.selector, "__name__", str(model.selector))
+
+
+def _sources(model: Any) -> dict[str, str]:
+    """Shifts of other sources, where there are any."""
+    if not model.source_shifts_:
+        return {}
+    shifts = [
+        f"{source!r} " + ", ".join(f"{symbol} {shift:+.4g}" for symbol, shift in by_symbol.items())
+        for source, by_symbol in model.source_shifts_.items()
+    ]
+    return {"sources": f"reference {model.reference_source_!r}; shifts of {'; '.join(shifts)} eV"}
 
 
 def _each(values: Any) -> str:
