@@ -13,7 +13,7 @@ from kernelpot.descriptors import Soap
 from kernelpot.descriptors.projected import ProjectedDescriptor
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.gp.inducing import Inducing
-from kernelpot.gp.solvers import Posterior, Triangle
+from kernelpot.gp.solvers import Triangle
 from kernelpot.rows import Component
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
@@ -150,10 +150,11 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
         delta_g=tuple(one["delta"] for one in header["components"]),
         weights_m=weights_m,
         log_evidence=header["log_evidence"],
-        posterior=_unsolved,
+        posterior=training.no_posterior,
         seconds=header["seconds"],
     )
-    fitted = fitted._replace(posterior=functools.partial(training.solve, fitted))
+    if triangles:
+        fitted = fitted._replace(posterior=functools.partial(training.solve, fitted))
     descriptor = descriptors if header["several_descriptors"] else descriptors[0]
     return State(header["parameters"], descriptor, fitted, header["training"])
 
@@ -161,11 +162,6 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
 def _bind(soap: Soap, species: tuple[int, ...], axes_z: list[np.ndarray | None]) -> BoundDescriptor:
     bound = soap.bind(species)
     return bound if axes_z[0] is None else ProjectedDescriptor(bound, axes_z)
-
-
-def _unsolved() -> Posterior:
-    """Stands where the call that solves the posterior goes once the rest is there."""
-    raise NotImplementedError("the posterior of a model file is solved from its statistics")
 
 
 def _upper(n_rows: int, n_columns: int) -> tuple[Float, Float]:

@@ -51,6 +51,12 @@ class KernelPotential(BaseEstimator):
         For instance ``Soap(cutoff=6.0)``; None for ``Soap()``. A list makes the model a sum of
         Gaussian processes, one for each descriptor; zeta, delta, n_environments and n_tangents
         may then be lists too.
+    basis : str
+        "sparse": environments and tangents, as many as n_environments and n_tangents say. "full":
+        every label is a basis function, the exact Gaussian process: the most accurate for small
+        molecules, with up to some ten thousand labels (memory is four bytes times the square of
+        their number); n_environments and n_tangents do not count, and there are neither standard
+        deviations nor ``partial_fit``.
     zeta : int | list[int]
         Exponent of the kernel.
     delta : float | list[float | None] | None
@@ -134,6 +140,7 @@ class KernelPotential(BaseEstimator):
         self,
         descriptor: Descriptor | list[Descriptor] | None = None,
         *,
+        basis: str = "sparse",
         zeta: int | list[int] = 4,
         delta: float | list[float | None] | None = None,
         n_environments: int | dict[str, int] | list[int | dict[str, int]] = 300,
@@ -154,6 +161,7 @@ class KernelPotential(BaseEstimator):
         progress: Progress | None = None,
     ):
         self.descriptor = descriptor
+        self.basis = basis
         self.zeta = zeta
         self.delta = delta
         self.n_environments = n_environments

@@ -18,8 +18,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from kernelpot.data import LabelKeys
-from kernelpot.descriptors.soap import BASES, COMPRESSIONS, ENGINES, Soap
+from kernelpot.descriptors.soap import BASES as RADIAL_BASES
+from kernelpot.descriptors.soap import COMPRESSIONS, ENGINES, Soap
 from kernelpot.gp.inducing import SELECTORS
+from kernelpot.options import BASES
 from kernelpot.potential import KernelPotential
 
 if sys.version_info >= (3, 11):
@@ -60,7 +62,7 @@ _DESCRIPTOR = {
     "n_max": (Count, "radial functions"),
     "l_max": (WholeOrZero, "highest angular momentum"),
     "sigma": (Positive, "width of an atom's density, A"),
-    "basis": (Literal[BASES], "radial basis: " + ", ".join(BASES)),
+    "basis": (Literal[RADIAL_BASES], "radial basis: " + ", ".join(RADIAL_BASES)),
     "smoothing": (Part, "how the environment ends at the cutoff: a table, or none"),
     "scaling": (Part, "how the weight of a neighbour falls with its distance: a table, or none"),
     "weighting": (Table | None, "dscribe's table instead of smoothing and scaling"),
@@ -72,6 +74,7 @@ _DESCRIPTOR = {
     "engine": (Literal[ENGINES], "what computes: " + ", ".join(ENGINES)),
 }
 _MODEL = {
+    "basis": (Literal[BASES], "sparse, or full: every label a basis function (small molecules)"),
     "zeta": (Count, "exponent of the kernel; 2 to 6"),
     "delta": (Positive | None, "prior deviation of a local energy, eV; else by the evidence"),
     "n_environments": (
