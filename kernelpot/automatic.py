@@ -262,9 +262,7 @@ def race(
         trials.append(run(settings, small)._replace(change=words))
         tell("race", k + 1, n_total)
     start = trials[0]
-    better = sorted(
-        (t for t in trials[1:] if t.score < start.score - _GAIN), key=lambda t: t.score
-    )
+    better = sorted((t for t in trials[1:] if t.score < start.score - _GAIN), key=lambda t: t.score)
     finalists = _finalists(first, better, changes)
     final: list[Trial] = []
     for words, settings in finalists:

@@ -34,7 +34,7 @@ from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
 from kernelpot.descriptors.projected import ProjectedDescriptor
 from kernelpot.descriptors.protocol import BoundDescriptor
-from kernelpot.gp.exact import Packed, maximise_noise, solve
+from kernelpot.gp.exact import Packed, leave_out, maximise_noise, solve
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel
 from kernelpot.options import NOISE_RANGE, Options
@@ -52,6 +52,8 @@ _CHUNK = 24
 """Structures of equal composition that are treated at once."""
 _SAMPLE_ROWS = 1500
 """Labels with which noise and amplitude are found: some hundred Cholesky factors of 30 ms."""
+_LEAVE_OUT_ROWS = 6000
+"""Labels up to which leave-one-out errors are computed: the inverse costs two factorisations."""
 _LEAST_FORCES = 3e-5
 """Least noise of forces (eV/angstrom): exact labels leave the covariance singular to rounding."""
 
@@ -64,6 +66,8 @@ class FullFit(NamedTuple):
     delta: float
     noise: dict[LabelSet, float]
     log_evidence: float
+    data_fit: float
+    leave_out: dict[str, float]  # RMSE of each structure's labels predicted from all others
 
 
 class _Chunk(NamedTuple):
@@ -148,6 +152,12 @@ def fit_full_basis(
     tell("posterior", 0, 1)
     solution = solve(K, y_r / delta, sigma_r / delta)
     tell("posterior", 1, 1)
+    left_out = {}
+    if len(y_r) <= _LEAVE_OUT_ROWS:
+        counts = [len(y) for chunk in chunks for y in chunk.y]
+        errors_r = delta * leave_out(K, solution.alpha_r, counts)
+        set_r = np.concatenate([kinds for chunk in chunks for kinds in chunk.label_sets])
+        left_out = _rmse(errors_r, [labels[k].kind for k in set_r], chunks)
     inducing, weights_m = _collapse(chunks, solution.alpha_r * delta, bound.n_features)
     used = {k for chunk in chunks for kinds in chunk.label_sets for k in np.unique(kinds)}
     noise = {labels[k]: float(noise_l[k]) for k in sorted(used)}
@@ -156,8 +166,31 @@ def fit_full_basis(
         len(y_r), delta, ", ".join(f"{label.kind} {a:.3g}" for label, a in noise.items()),
     )  # fmt: skip
     return FullFit(
-        inducing, weights_m, delta, noise, solution.log_evidence - len(y_r) * np.log(delta)
+        inducing,
+        weights_m,
+        delta,
+        noise,
+        solution.log_evidence - len(y_r) * np.log(delta),
+        solution.data_fit,
+        left_out,
     )
+
+
+def _rmse(errors_r: Float, kind_r: list[str], chunks: Sequence[_Chunk]) -> dict[str, float]:
+    """Of each kind of label; isolated atoms, which nothing else can predict, do not count."""
+    alone_r = np.concatenate(
+        [
+            np.full(len(y), sum(x.shape[1] for x in chunk.x_z) == 1)
+            for chunk in chunks
+            for y in chunk.y
+        ]
+    )
+    kind_r = np.where(alone_r, "", np.array(kind_r))
+    return {
+        kind: float(np.sqrt(np.mean(errors_r[kind_r == kind] ** 2)))
+        for kind in LABEL_KINDS
+        if np.any(kind_r == kind)
+    }
 
 
 def _check_memory(n_rows: int) -> None:

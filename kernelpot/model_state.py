@@ -9,9 +9,9 @@ import numpy as np
 
 from kernelpot import training
 from kernelpot.conventions import Float, LabelSet, Settings, as_int
-from kernelpot.descriptors import Soap
+from kernelpot.descriptors import DESCRIPTORS
 from kernelpot.descriptors.projected import ProjectedDescriptor
-from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.descriptors.protocol import BoundDescriptor, Descriptor
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.solvers import Triangle
 from kernelpot.rows import Component
@@ -28,7 +28,7 @@ class State(NamedTuple):
     """A fitted model without the estimator around it."""
 
     parameters: dict[str, Any]  # of the estimator, less descriptor and progress
-    descriptor: Soap | list[Soap]
+    descriptor: Descriptor | list[Descriptor]  # of the library's own
     fitted: Fitted
     summary: dict[str, Any]
 
@@ -74,8 +74,13 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
         "parameters": state.parameters,
         "several_descriptors": several,
         "components": [
-            {"descriptor": soap.to_settings(), "zeta": component.zeta, "delta": delta}
-            for soap, component, delta in zip(
+            {
+                "kind": type(one).__name__,
+                "descriptor": one.to_settings(),
+                "zeta": component.zeta,
+                "delta": delta,
+            }
+            for one, component, delta in zip(
                 descriptors, fitted.components, fitted.delta_g, strict=True
             )
         ],
@@ -85,7 +90,9 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
         "repulsion": None if fitted.repulsion is None else fitted.repulsion.to_settings(),
         "force_priority": fitted.force_priority,
         "log_evidence": fitted.log_evidence,
-        "n_environments": sum(len(g.first_e) - 1 for c in fitted.components for g in c.inducing),
+        "data_fit": fitted.data_fit,
+        "leave_out_rmse": fitted.leave_out,
+        "n_environments": sum(component.n_environments for component in fitted.components),
         "n_inducing": len(fitted.weights_m),
         "rows": rows,
         "seconds": fitted.seconds,
@@ -115,10 +122,12 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
         If something is missing or does not fit together.
     """
     species = tuple(header["species"])
-    descriptors = [Soap.from_settings(one["descriptor"]) for one in header["components"]]
+    descriptors = [
+        DESCRIPTORS[one["kind"]].from_settings(one["descriptor"]) for one in header["components"]
+    ]
     components = tuple(
         Component(
-            _bind(soap, species, [arrays.get(f"axes/{g}/{z}") for z in species]),
+            _bind(descriptor, species, [arrays.get(f"axes/{g}/{z}") for z in species]),
             int(one["zeta"]),
             tuple(
                 Inducing(
@@ -127,7 +136,7 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
                 for z in species
             ),
         )
-        for g, (soap, one) in enumerate(zip(descriptors, header["components"], strict=True))
+        for g, (descriptor, one) in enumerate(zip(descriptors, header["components"], strict=True))
     )
     weights_m = arrays["weights_m"]
     triangles, noise = {}, {}
@@ -150,6 +159,8 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
         delta_g=tuple(one["delta"] for one in header["components"]),
         weights_m=weights_m,
         log_evidence=header["log_evidence"],
+        data_fit=header["data_fit"],
+        leave_out=header["leave_out_rmse"],
         posterior=training.no_posterior,
         seconds=header["seconds"],
     )
@@ -159,8 +170,10 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
     return State(header["parameters"], descriptor, fitted, header["training"])
 
 
-def _bind(soap: Soap, species: tuple[int, ...], axes_z: list[np.ndarray | None]) -> BoundDescriptor:
-    bound = soap.bind(species)
+def _bind(
+    descriptor: Descriptor, species: tuple[int, ...], axes_z: list[np.ndarray | None]
+) -> BoundDescriptor:
+    bound = descriptor.bind(species)
     return bound if axes_z[0] is None else ProjectedDescriptor(bound, axes_z)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from kernelpot.conventions import LABEL_KINDS
 from kernelpot.data_records import Noise
 from kernelpot.descriptors import Soap
-from kernelpot.descriptors.protocol import Descriptor
+from kernelpot.descriptors.protocol import Descriptor, is_linear
 from kernelpot.gp.inducing import SELECTORS, Selector
 from kernelpot.gp.kernels import check_zeta
 
@@ -74,6 +74,7 @@ def check_options(parameters: dict[str, Any]) -> Options:
         name: _one_each(name, parameters[name], len(descriptors))
         for name in ("zeta", "delta", "n_environments", "n_tangents")
     }
+    _settle_linear(descriptors, parameters, shared)
     components = tuple(
         _component(descriptor, *(values[c] for values in shared.values()))
         for c, descriptor in enumerate(descriptors)
@@ -123,7 +124,7 @@ def check_options(parameters: dict[str, Any]) -> Options:
     )
 
 
-def _one_each(name: str, value: Any, n_descriptors: int) -> Sequence[Any]:
+def _one_each(name: str, value: Any, n_descriptors: int) -> list[Any]:
     """One value per descriptor: the same for all, or a list of as many."""
     if not isinstance(value, (list, tuple)):
         return [value] * n_descriptors
@@ -133,6 +134,29 @@ def _one_each(name: str, value: Any, n_descriptors: int) -> Sequence[Any]:
             "value for all, or one for each"
         )
     return list(value)
+
+
+_LINEAR = {"zeta": (1, 4), "n_tangents": (0, 16)}
+"""What a linear descriptor settles, and what `KernelPotential` has where nothing is given."""
+
+
+def _settle_linear(
+    descriptors: Sequence[Descriptor], parameters: dict[str, Any], shared: dict[str, list[Any]]
+) -> None:
+    """Fill in what linear descriptors settle: a value for them alone must not say otherwise."""
+    linear_g = [is_linear(descriptor) for descriptor in descriptors]
+    for c in np.flatnonzero(linear_g):
+        for name, (settled, default) in _LINEAR.items():
+            given, listed = shared[name][c], isinstance(parameters[name], (list, tuple))
+            # A single value speaks of those that are not linear, if there are any.
+            explicit = listed or (all(linear_g) and given != default)
+            if explicit and given not in (settled, None):
+                raise ValueError(
+                    f"{name} must be {settled} for {type(descriptors[c]).__name__}, which is "
+                    f"linear in its features; got {given!r}"
+                )
+            shared[name][c] = settled
+        shared["n_environments"][c] = 1  # of no use: its features are the inducing variables
 
 
 def _component(

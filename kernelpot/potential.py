@@ -23,7 +23,7 @@ from kernelpot.conventions import (
     voigt_from_tensor,
 )
 from kernelpot.data import LabelKeys, Noise, Structure, structures_from_atoms
-from kernelpot.descriptors import Soap
+from kernelpot.descriptors import DESCRIPTORS
 from kernelpot.descriptors.protocol import Descriptor
 from kernelpot.gp.inducing import Selector
 from kernelpot.model_state import State, pack, unpack
@@ -50,7 +50,8 @@ class KernelPotential(BaseEstimator):
     descriptor : Descriptor | list[Descriptor] | None
         For instance ``Soap(cutoff=6.0)``; None for ``Soap()``. A list makes the model a sum of
         Gaussian processes, one for each descriptor; zeta, delta, n_environments and n_tangents
-        may then be lists too.
+        may then be lists too. A linear descriptor (`PairSplines`) has zeta 1 and neither
+        environments nor tangents: single values speak of the others, entries of a list must agree.
     basis : str
         "sparse": environments and tangents, as many as n_environments and n_tangents say. "full":
         every label is a basis function, the exact Gaussian process: the most accurate for small
@@ -58,7 +59,8 @@ class KernelPotential(BaseEstimator):
         their number); n_environments and n_tangents do not count, and there are neither standard
         deviations nor ``partial_fit``.
     zeta : int | list[int]
-        Exponent of the kernel.
+        Exponent of the kernel. With 1 (and ``n_tangents=0``) the model is linear in the features:
+        for a `Soap`, a sum of three-body terms.
     delta : float | list[float | None] | None
         Prior standard deviation of a local energy, eV; None for the value that maximises the
         evidence (``delta_``).
@@ -114,13 +116,19 @@ class KernelPotential(BaseEstimator):
         What keeps cores apart, with its radii.
     log_evidence_ : float
         Logarithm of the marginal likelihood of the labels (DTC).
+    data_fit_ : float
+        The part of it that says how well the labels are explained; the rest is the Occam factor.
+    leave_out_errors_ : dict[str, float]
+        Root mean square errors on structures that were left out in turn, fold by fold, by kind of
+        label: eV/atom, eV/angstrom, eV/angstrom^3. Of the last ``fit``; empty below three
+        structures.
     delta_ : float | tuple[float, ...]
         Prior amplitude in use, eV; one for each of a list of descriptors.
     noise_ : dict[str, Sigma]
         Standard deviations of energies (eV/atom), forces and stresses in use; by source where
         there are several.
     n_inducing_ : int
-        Number of inducing variables, environments and tangents.
+        Number of inducing variables: environments, tangents, features of linear descriptors.
     n_environments_ : int
         Number of inducing environments.
     training_summary_ : dict[str, Any]
@@ -261,11 +269,12 @@ class KernelPotential(BaseEstimator):
         self.baseline_ = fitted.baseline
         self.repulsion_ = fitted.repulsion
         self.log_evidence_ = fitted.log_evidence
+        self.data_fit_ = fitted.data_fit
+        self.leave_out_errors_ = dict(fitted.leave_out)
         several = isinstance(self._descriptor, list)
         self.delta_ = fitted.delta_g if several else fitted.delta_g[0]
-        groups = [group for component in fitted.components for group in component.inducing]
-        self.n_inducing_ = sum(len(group.Z_mq) for group in groups)
-        self.n_environments_ = sum(len(group.first_e) - 1 for group in groups)
+        self.n_inducing_ = sum(component.n_columns for component in fitted.components)
+        self.n_environments_ = sum(component.n_environments for component in fitted.components)
         self.noise_ = {kind: self._noise_of(kind, fitted.noise) for kind in LABEL_KINDS}
         self.predictor_ = Predictor(
             fitted.components,
@@ -386,14 +395,15 @@ class KernelPotential(BaseEstimator):
         Raises
         ------
         ValueError
-            If the descriptor is not a `Soap`: a file holds settings, not code.
+            If a descriptor is not of this library: a file holds settings, not code.
         """
         check_is_fitted(self, "fitted_")
         several = self._descriptor if isinstance(self._descriptor, list) else [self._descriptor]
-        if not all(isinstance(one, Soap) for one in several):
+        if not all(type(one) in DESCRIPTORS.values() for one in several):
             raise ValueError(
-                f"a model file holds a Soap descriptor; this model has {self._descriptor!r}. Keep "
-                "the data and the script, or use pickle where code and versions stay the same."
+                f"a model file holds {' and '.join(DESCRIPTORS)} descriptors; this model has "
+                f"{self._descriptor!r}. Keep the data and the script, or use pickle where code and "
+                "versions stay the same."
             )
         parameters = self.get_params(deep=False)
         del parameters["descriptor"], parameters["progress"]

@@ -20,7 +20,7 @@ from kernelpot.conventions import (
 )
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError, DataWarning, check_energy_scale
-from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.descriptors.protocol import BoundDescriptor, is_linear
 from kernelpot.full_basis import fit_full_basis
 from kernelpot.gp.covariances import K_mm
 from kernelpot.gp.evidence import Gram, gram
@@ -34,7 +34,12 @@ from kernelpot.gp.solvers import (
     posterior,
     whiten_blocks,
 )
-from kernelpot.hyperparameters import COARSE, choose_hyperparameters, folds_of
+from kernelpot.hyperparameters import (
+    COARSE,
+    choose_hyperparameters,
+    folds_of,
+    leave_out_errors,
+)
 from kernelpot.options import Options
 from kernelpot.reduction import reduce_features
 from kernelpot.rows import Component, structure_rows
@@ -61,6 +66,8 @@ class Fitted(NamedTuple):
     delta_g: tuple[float, ...]
     weights_m: Float  # mean weights of the inducing variables
     log_evidence: float
+    data_fit: float  # the part of it that is not the Occam factor
+    leave_out: dict[str, float]  # RMSE on left-out folds, by kind of label; of the last full fit
     posterior: Callable[[], Posterior]  # solved on demand where the fit comes from a file
     seconds: dict[str, float]
 
@@ -144,19 +151,17 @@ def fit(
     )
     seconds["selection"] = time.perf_counter() - started
     n_columns = sum(component.n_columns for component in components)
-    n_environments = sum(len(g.first_e) - 1 for c in components for g in c.inducing)
-    log.info(
-        "inducing variables: %d environments and %d tangents",
-        n_environments,
-        n_columns - n_environments,
-    )
+    n_environments = sum(component.n_environments for component in components)
+    log.info("inducing variables: %d, of which %d are environments", n_columns, n_environments)
 
     started = time.perf_counter()
     whitening = _whitening(components)
     parts = folds_of(structures, isolated, options)
     triangles: dict[LabelSet, Triangle] = {}
     grams: list[dict[LabelSet, Gram]] = []
-    coarse = whitening.leading(COARSE)
+    coarse = whitening.leading(
+        COARSE, [is_linear(c.descriptor) for c in components for _ in c.inducing]
+    )
     n_done = 0
     for part in parts:
         told = functools.partial(_tell_of_part, tell, n_done, len(structures))
@@ -172,12 +177,13 @@ def fit(
     started = time.perf_counter()
     tell("hyperparameters", 0, 1)
     delta_g, noise = choose_hyperparameters(triangles, grams, coarse, components, options)
+    effective = _effective_noise(noise, options.force_priority)
+    leave_out = leave_out_errors(triangles, grams, coarse, components, delta_g, effective)
     tell("hyperparameters", 1, 1)
     seconds["hyperparameters"] = time.perf_counter() - started
 
     started = time.perf_counter()
     tell("posterior", 0, 1)
-    effective = _effective_noise(noise, options.force_priority)
     solved = _solve(triangles, whitening, components, delta_g, effective)
     _check_stress(triangles, whitening, solved)
     tell("posterior", 1, 1)
@@ -193,6 +199,8 @@ def fit(
         delta_g,
         solved.weights(),
         solved.log_evidence,
+        solved.data_fit,
+        leave_out,
         Solved(solved),
         seconds,
     )
@@ -222,6 +230,8 @@ def _fit_full(
         (found.delta,),
         found.weights_m,
         found.log_evidence,
+        found.data_fit,
+        found.leave_out,
         no_posterior,
         {"full basis": time.perf_counter() - started},
     )
@@ -288,6 +298,7 @@ def update(
     return fitted._replace(
         weights_m=solved.weights(),
         log_evidence=solved.log_evidence,
+        data_fit=solved.data_fit,
         posterior=Solved(solved),
         seconds=seconds,
     )

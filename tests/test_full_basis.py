@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 from scipy.linalg import lapack
 
 from kernelpot import KernelPotential, Soap, load
-from kernelpot.gp.exact import Packed, maximise_noise, solve
+from kernelpot.gp.exact import Packed, leave_out, maximise_noise, solve
 from tests.naive import gp as naive
 
 NOISE = {"sigma_energy": 2e-3, "sigma_forces": 0.02, "sigma_stress": 1e-3}
@@ -34,6 +34,14 @@ def test_packed_matrix_is_solved_like_a_dense_one(n):
     _, alpha, evidence = naive.gaussian_process(K, y, sigma)
     assert_allclose(found.alpha_r, alpha, atol=1e-8 * np.abs(alpha).max())
     assert_allclose(found.log_evidence, evidence, rtol=1e-8)
+    assert_allclose(found.data_fit, -0.5 * y @ alpha, rtol=1e-8)
+    counts = [min(3, n), max(n - 3, 0)]
+    errors = leave_out(packed, found.alpha_r, counts)
+    C = K + np.diag(sigma**2)
+    parts = (slice(0, counts[0]), slice(counts[0], n))
+    for here, there in (parts, parts[::-1]):
+        guess = C[here, there] @ np.linalg.solve(C[there, there], y[there])
+        assert_allclose(errors[here], y[here] - guess, atol=1e-8 * np.abs(y).max())
 
 
 def test_singular_covariances_are_explained():
@@ -155,6 +163,13 @@ def test_the_fit_is_the_exact_gaussian_process(images, emt_soap):
         values += list(found.stress[k]) if atoms.pbc.all() else []
     assert_allclose(values, mean, atol=1e-5)
     assert_allclose(model.log_evidence_, evidence, rtol=1e-3)
+
+
+def test_leave_one_out_errors(model):
+    errors = model.leave_out_errors_
+    training = model.training_summary_["rmse"]
+    assert set(errors) == {"energy", "forces", "stress"}
+    assert all(errors[kind] > training[kind] for kind in errors)
 
 
 def test_training_labels_are_reproduced(model, images):

@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 
 from kernelpot.conventions import Float, Int
 
-__all__ = ["Packed", "Solution", "maximise_noise", "solve"]
+__all__ = ["Packed", "Solution", "leave_out", "maximise_noise", "solve"]
 
 
 class Packed:
@@ -127,12 +127,45 @@ class Packed:
         out, _ = lapack.dpftrs(self._even, flat, right, transr="N", uplo="L")
         return out[: self.n, 0]
 
+    def invert(self) -> None:
+        """Replace the Cholesky factor by the inverse of the matrix."""
+        flat = self._data.reshape(-1, order="F")
+        inverse, _ = lapack.dpftri(self._even, flat, transr="N", uplo="L", overwrite_a=1)
+        if inverse.base is not self._data and inverse is not flat:
+            self._data = inverse.reshape(self._data.shape, order="F")
+
+    def block(self, first: int, n: int) -> Float:
+        """A square block on the diagonal.
+
+        Parameters
+        ----------
+        first : int
+            Its first row.
+        n : int
+            Its order.
+
+        Returns
+        -------
+        Float
+            Symmetric, shape (n, n).
+        """
+        i, j = (index + first for index in np.tril_indices(n))
+        left = j < self._half
+        out = np.zeros((n, n))
+        values = np.empty(len(i))
+        values[left] = self._data[i[left] + 1, j[left]]
+        values[~left] = self._data[j[~left] - self._half, i[~left] - self._half]
+        out[i - first, j - first] = values
+        out[j - first, i - first] = values
+        return out
+
 
 class Solution(NamedTuple):
     """Weights of the labels, and the evidence."""
 
     alpha_r: Float
     log_evidence: float
+    data_fit: float  # -y^T (K + sigma^2)^-1 y / 2, the part that is not the Occam factor
 
 
 def solve(K: Packed, y_r: Float, sigma_r: Float) -> Solution:
@@ -156,8 +189,41 @@ def solve(K: Packed, y_r: Float, sigma_r: Float) -> Solution:
     K.factorise()
     alpha_r = K.solve(y_r)
     log_det = 2.0 * float(np.sum(np.log(K.diagonal())))
-    value = -0.5 * (float(y_r @ alpha_r) + log_det + len(y_r) * math.log(2.0 * math.pi))
-    return Solution(alpha_r, value)
+    data_fit = -0.5 * float(y_r @ alpha_r)
+    value = data_fit - 0.5 * (log_det + len(y_r) * math.log(2.0 * math.pi))
+    return Solution(alpha_r, value, data_fit)
+
+
+def leave_out(K: Packed, alpha_r: Float, counts: Sequence[int]) -> Float:
+    """Errors of the labels of each block, predicted from all other blocks.
+
+    With C = K + sigma^2 and alpha = C^-1 y, those of block s are ((C^-1)_ss)^-1 alpha_s: no fit is
+    repeated (Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), equation
+    5.12, for blocks).
+
+    Parameters
+    ----------
+    K : Packed
+        The factor that `solve` left; overwritten by the inverse.
+    alpha_r : Float
+        The weights that it returned.
+    counts : Sequence[int]
+        Number of labels of each block, in their order.
+
+    Returns
+    -------
+    Float
+        Label less prediction, shape (n,).
+    """
+    K.invert()
+    errors_r = np.empty(len(alpha_r))
+    first = 0
+    for n in counts:
+        block = slice(first, first + n)
+        if n:
+            errors_r[block] = np.linalg.solve(K.block(first, n), alpha_r[block])
+        first += n
+    return errors_r
 
 
 def maximise_noise(
