@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot._threads import one_blas_thread
+from kernelpot._machine import one_blas_thread, physical_memory
 from kernelpot.conventions import LABEL_KINDS, VOIGT, Float, Int, LabelSet, Progress, System, as_int
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
@@ -195,9 +195,7 @@ def _rmse(errors_r: Float, kind_r: list[str], chunks: Sequence[_Chunk]) -> dict[
 
 def _check_memory(n_rows: int) -> None:
     needed = 4.0 * n_rows * (n_rows + 1)
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    there = physical_memory()
     if needed > 0.85 * there:
         raise DataError(
             f"basis='full' keeps the covariance of all {n_rows} labels: {needed / 1e9:.1f} GB, and "

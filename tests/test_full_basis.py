@@ -262,6 +262,6 @@ def test_wrong_parameters_are_explained(parameters, words, images):
 def test_too_many_labels_for_the_memory_are_refused(images, emt_soap, monkeypatch):
     from kernelpot import full_basis
 
-    monkeypatch.setattr(full_basis.os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(full_basis, "physical_memory", lambda: 1e4)
     with pytest.raises(ValueError, match="keeps the covariance of all"):
         KernelPotential(emt_soap, basis="full").fit(images)
