@@ -61,7 +61,7 @@ def time_stages(model, atoms, repeats):
     x_bq, state = descriptor.features(system, block)
     out_pc = np.zeros((len(pairs.i_p), 3))
     V_jq = collapse(
-        model.fitted_.components[0].inducing[0], model.fitted_.weights_m
+        model.fitted_.components[0].inducing[0], model.fitted_.weights_m, model.zeta
     ).V_jq  # environments and collapsed tangents
 
     atoms.calc = Calculator(model)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kernelpot import datasets
     from kernelpot.data import read_images
-    from kernelpot.descriptors import ShiftedCosine, SmoothBump, Soap, Willatt
+    from kernelpot.descriptors import PairSplines, ShiftedCosine, SmoothBump, Soap, Willatt
     from kernelpot.gp.regressor import SparseGPRegressor
     from kernelpot.interfaces.ase import Calculator
     from kernelpot.potential import KernelPotential, load
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Calculator",
     "KernelPotential",
+    "PairSplines",
     "ShiftedCosine",
     "SmoothBump",
     "Soap",
@@ -30,6 +31,7 @@ __all__ = [
 _HOMES = {
     "Calculator": "kernelpot.interfaces.ase",
     "KernelPotential": "kernelpot.potential",
+    "PairSplines": "kernelpot.descriptors",
     "ShiftedCosine": "kernelpot.descriptors",
     "SmoothBump": "kernelpot.descriptors",
     "Soap": "kernelpot.descriptors",

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from kernelpot.conventions import LABEL_KINDS, Int, LabelSet, as_int
 from kernelpot.data import Structure
-from kernelpot.gp.crossvalidation import minimise
+from kernelpot.gp.crossvalidation import fold_errors, minimise
 from kernelpot.gp.evidence import DELTA_RANGE, Gram, add_grams, gram, maximise, no_gram
 from kernelpot.gp.solvers import Triangle, Whitening
-from kernelpot.options import Options
+from kernelpot.options import NOISE_RANGE, Options
 from kernelpot.rows import Component
 
-__all__ = ["COARSE", "choose_hyperparameters", "folds_of"]
+__all__ = ["COARSE", "choose_hyperparameters", "folds_of", "leave_out_errors"]
 
 log = logging.getLogger("kernelpot")
 
@@ -26,14 +27,12 @@ COARSE = 1500
 """Inducing variables with which they are found: of the independent ones the most telling."""
 _IMPORTANCE = {"energy": 1.0, "forces": 1.0, "stress": 0.3}
 """How much a per cent of error of each kind of label counts in that search."""
-_NOISE_RANGE = {"energy": (1e-6, 1.0), "forces": (1e-4, 10.0), "stress": (1e-6, 1.0)}
-"""Bounds of learned noise (eV/atom, eV/angstrom, eV/angstrom^3): wider than labels can be."""
 
 
 def folds_of(structures: Sequence[Structure], isolated: set[int], options: Options) -> list[Int]:
     """Structures that are never left out, and then those of each fold, group by group.
 
-    One part is all there is where nothing is to be found, or too little to find it with.
+    One part is all there is where the structures are too few.
 
     Parameters
     ----------
@@ -49,10 +48,9 @@ def folds_of(structures: Sequence[Structure], isolated: set[int], options: Optio
     list[Int]
         Indices of each part.
     """
-    learned = bool(options.learned) or any(one.delta is None for one in options.components)
     rest = np.array(sorted(set(range(len(structures))) - isolated), dtype=np.intp)
     n_folds = min(_N_FOLDS, len(rest))
-    if not learned or n_folds < 3:
+    if n_folds < 3:
         return [as_int(np.arange(len(structures)))]
     rng = np.random.default_rng(options.random_state)
     shuffled = rng.permutation(rest)
@@ -103,21 +101,17 @@ def choose_hyperparameters(
     if None not in delta_g and not any(learned):
         return tuple(delta_g), dict.fromkeys(labels, 1.0)
     delta_g = [*wide, *delta_g]
-    n_blocks_g = [1] * len(wide) + [len(one.inducing) for one in components]
-    component_k = as_int(whitening.spread(np.repeat(np.arange(len(delta_g)), n_blocks_g)))
+    component_k = _component_k(components, whitening, wide)
     # Bounds are absolute, the factors relative to what was assumed.
     ranges = [
-        tuple(limit / getattr(options.noise, label.kind) for limit in _NOISE_RANGE[label.kind])
+        tuple(limit / getattr(options.noise, label.kind) for limit in NOISE_RANGE[label.kind])
         if free
         else (1.0, 1.0)
         for label, free in zip(labels, learned, strict=True)
     ]
-    nothing = no_gram(whitening.n_whitened)
     if parts:
-        rows = [[part.get(label, nothing) for label in labels] for part in parts]
         found = minimise(
-            [functools.reduce(add_grams, column) for column in zip(*rows, strict=True)],
-            rows[1:],
+            *_totals_and_folds(labels, parts, whitening),
             component_k,
             delta_g,
             [None if free else 1.0 for free in learned],
@@ -145,6 +139,77 @@ def choose_hyperparameters(
         ),
     )
     return tuple(found_g), noise
+
+
+def leave_out_errors(
+    triangles: Mapping[LabelSet, Triangle],
+    parts: Sequence[Mapping[LabelSet, Gram]],
+    whitening: Whitening,
+    components: Sequence[Component],
+    delta_g: Sequence[float],
+    noise: Mapping[LabelSet, float],
+    wide: Sequence[float] = (),
+) -> dict[str, float]:
+    """Errors on each fold of the model that all other folds give, with chosen hyperparameters.
+
+    Where the labels of a kind have noise levels of their own, structure by structure, their errors
+    count in proportion to the inverse squares.
+
+    Parameters
+    ----------
+    triangles : Mapping[LabelSet, Triangle]
+        Statistics of all rows of each set of labels.
+    parts : Sequence[Mapping[LabelSet, Gram]]
+        Products of the rows of each of the parts that `folds_of` made; none for a single part.
+    whitening : Whitening
+        Of the inducing variables that the products speak of.
+    components : Sequence[Component]
+        The Gaussian processes whose sum is the model.
+    delta_g : Sequence[float]
+        Amplitude of each, eV.
+    noise : Mapping[LabelSet, float]
+        Factor on the assumed noise of each set of labels.
+    wide : Sequence[float]
+        Amplitudes of blocks in front of those of the components.
+
+    Returns
+    -------
+    dict[str, float]
+        Root mean square error of each kind of label that is there: eV/atom, eV/angstrom,
+        eV/angstrom^3. Empty where there are no folds.
+    """
+    if not parts:
+        return {}
+    labels = list(triangles)
+    totals, folds = _totals_and_folds(labels, parts, whitening)
+    noise_l = np.array([noise[label] for label in labels])
+    component_k = _component_k(components, whitening, wide)
+    found = fold_errors(totals, folds, component_k, np.array([*wide, *delta_g]), noise_l)
+    squares, counts = dict.fromkeys(LABEL_KINDS, 0.0), dict.fromkeys(LABEL_KINDS, 0)
+    for k, label in enumerate(labels):
+        n_rows = sum(fold[k].n_rows for fold in folds)
+        sigma = math.exp(triangles[label].log_noise / triangles[label].n_rows)
+        squares[label.kind] += n_rows * float(found.mse_l[k]) * sigma**2
+        counts[label.kind] += n_rows
+    return {kind: math.sqrt(squares[kind] / n) for kind, n in counts.items() if n}
+
+
+def _component_k(
+    components: Sequence[Component], whitening: Whitening, wide: Sequence[float]
+) -> Int:
+    """Component that each whitened feature belongs to; wide blocks stand in front."""
+    n_blocks_g = [1] * len(wide) + [len(one.inducing) for one in components]
+    return as_int(whitening.spread(np.repeat(np.arange(len(n_blocks_g)), n_blocks_g)))
+
+
+def _totals_and_folds(
+    labels: Sequence[LabelSet], parts: Sequence[Mapping[LabelSet, Gram]], whitening: Whitening
+) -> tuple[list[Gram], list[list[Gram]]]:
+    """Products of all rows of each set of labels, and of those of each fold."""
+    nothing = no_gram(whitening.n_whitened)
+    rows = [[part.get(label, nothing) for label in labels] for part in parts]
+    totals = [functools.reduce(add_grams, column) for column in zip(*rows, strict=True)]
+    return totals, rows[1:]
 
 
 def _importance(triangles: Mapping[LabelSet, Triangle]) -> list[float]:

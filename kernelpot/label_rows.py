@@ -13,15 +13,14 @@ from kernelpot.conventions import (
     Int,
     LabelSet,
     Progress,
-    System,
     as_int,
-    voigt_from_tensor,
 )
 from kernelpot.data import Structure
 from kernelpot.gp.solvers import RowReducer, Triangle, empty_triangle
-from kernelpot.rows import Component, collect, structure_rows
+from kernelpot.rows import Component, structure_rows
 from kernelpot.selection import system_of
 from kernelpot.sources import SourceShifts
+from kernelpot.targets import to_learn
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
@@ -77,7 +76,8 @@ def label_rows(structure: Structure, known: Known) -> list[LabelRows]:
     longest = max((c.descriptor for c in known.components), key=lambda bound: bound.cutoff)
     system = system_of(longest, structure)
     rows = structure_rows(known.components, system, gradients=gradients)
-    energy, forces_r, stress_v = _to_learn(structure, system, known)
+    energy, forces_r, stress_v = to_learn(structure, system.pairs, known.baseline, known.repulsion)
+    energy -= known.shifts.start_of(structure.source, structure.numbers_n)
 
     def add(kind: str, A_rm: Float, y_r: Float, sigma: float, place_r: Int) -> None:
         label = LabelSet(kind, structure.source)
@@ -97,25 +97,6 @@ def label_rows(structure: Structure, known: Known) -> list[LabelRows]:
         A_rm = rows.strain_vm[has_stress] / structure.volume
         add("stress", A_rm, stress_v[has_stress], structure.sigma_stress, has_stress)
     return found
-
-
-def _to_learn(structure: Structure, system: System, known: Known) -> tuple[float, Float, Float]:
-    """Labels less what is known beforehand: energy, force components, stress."""
-    energy = structure.energy - known.baseline.energy_of(structure.numbers_n)
-    energy -= known.shifts.start_of(structure.source, structure.numbers_n)
-    forces_nc, stress_v = structure.forces_nc, structure.stress_v
-    repulsion = known.repulsion
-    if repulsion is not None and np.any(system.pairs.r_p < repulsion.reach):
-        pairs = system.pairs
-        energies_n, gradient_pc = repulsion.evaluate(structure.numbers_n, pairs)
-        known_nc, strain_ncd = collect(
-            gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, structure.n_atoms
-        )
-        energy -= float(energies_n.sum())
-        forces_nc = forces_nc - known_nc
-        if structure.periodic:
-            stress_v = stress_v - voigt_from_tensor(strain_ncd.sum(axis=0)) / structure.volume
-    return energy, forces_nc.ravel(), stress_v
 
 
 def add_rows(

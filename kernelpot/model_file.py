@@ -29,7 +29,7 @@ from kernelpot.conventions import Settings
 __all__ = ["FORMAT", "FORMAT_VERSION", "ModelFileError", "read", "read_header", "write"]
 
 FORMAT = "kernelpot model"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 _HEADER = "header.json"
 _MARK = b"kernelpot sha256 "

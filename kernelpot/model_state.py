@@ -7,18 +7,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernelpot import training
 from kernelpot.conventions import Float, LabelSet, Settings, as_int
-from kernelpot.descriptors import Soap
+from kernelpot.descriptors import DESCRIPTORS
 from kernelpot.descriptors.projected import ProjectedDescriptor
-from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.descriptors.protocol import BoundDescriptor, Descriptor
+from kernelpot.fitted import Fitted, no_posterior, solve
 from kernelpot.gp.inducing import Inducing
-from kernelpot.gp.solvers import Posterior, Triangle
+from kernelpot.gp.solvers import Triangle
 from kernelpot.rows import Component
 from kernelpot.sources import SourceShifts
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
-from kernelpot.training import Fitted
 
 __all__ = ["State", "pack", "unpack"]
 
@@ -31,7 +30,7 @@ class State(NamedTuple):
     """A fitted model without the estimator around it."""
 
     parameters: dict[str, Any]  # of the estimator, less descriptor and progress
-    descriptor: Soap | list[Soap]
+    descriptor: Descriptor | list[Descriptor]  # of the library's own
     fitted: Fitted
     summary: dict[str, Any]
 
@@ -77,8 +76,13 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
         "parameters": state.parameters,
         "several_descriptors": several,
         "components": [
-            {"descriptor": soap.to_settings(), "zeta": component.zeta, "delta": delta}
-            for soap, component, delta in zip(
+            {
+                "kind": type(one).__name__,
+                "descriptor": one.to_settings(),
+                "zeta": component.zeta,
+                "delta": delta,
+            }
+            for one, component, delta in zip(
                 descriptors, fitted.components, fitted.delta_g, strict=True
             )
         ],
@@ -89,7 +93,9 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
         "shifts": fitted.shifts.to_settings(),
         "force_priority": fitted.force_priority,
         "log_evidence": fitted.log_evidence,
-        "n_environments": sum(len(g.first_e) - 1 for c in fitted.components for g in c.inducing),
+        "data_fit": fitted.data_fit,
+        "leave_out_rmse": fitted.leave_out,
+        "n_environments": sum(component.n_environments for component in fitted.components),
         "n_inducing": len(fitted.weights_m),
         "rows": rows,
         "seconds": fitted.seconds,
@@ -119,10 +125,12 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
         If something is missing or does not fit together.
     """
     species = tuple(header["species"])
-    descriptors = [Soap.from_settings(one["descriptor"]) for one in header["components"]]
+    descriptors = [
+        DESCRIPTORS[one["kind"]].from_settings(one["descriptor"]) for one in header["components"]
+    ]
     components = tuple(
         Component(
-            _bind(soap, species, [arrays.get(f"axes/{g}/{z}") for z in species]),
+            _bind(descriptor, species, [arrays.get(f"axes/{g}/{z}") for z in species]),
             int(one["zeta"]),
             tuple(
                 Inducing(
@@ -131,7 +139,7 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
                 for z in species
             ),
         )
-        for g, (soap, one) in enumerate(zip(descriptors, header["components"], strict=True))
+        for g, (descriptor, one) in enumerate(zip(descriptors, header["components"], strict=True))
     )
     weights_m = arrays["weights_m"]
     shifts = SourceShifts.from_settings(header.get("shifts", _ONE_SOURCE))
@@ -156,22 +164,22 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
         delta_g=tuple(one["delta"] for one in header["components"]),
         weights_m=weights_m,
         log_evidence=header["log_evidence"],
-        posterior=_unsolved,
+        data_fit=header["data_fit"],
+        leave_out=header["leave_out_rmse"],
+        posterior=no_posterior,
         seconds=header["seconds"],
     )
-    fitted = fitted._replace(posterior=functools.partial(training.solve, fitted))
+    if triangles:
+        fitted = fitted._replace(posterior=functools.partial(solve, fitted))
     descriptor = descriptors if header["several_descriptors"] else descriptors[0]
     return State(header["parameters"], descriptor, fitted, header["training"])
 
 
-def _bind(soap: Soap, species: tuple[int, ...], axes_z: list[np.ndarray | None]) -> BoundDescriptor:
-    bound = soap.bind(species)
+def _bind(
+    descriptor: Descriptor, species: tuple[int, ...], axes_z: list[np.ndarray | None]
+) -> BoundDescriptor:
+    bound = descriptor.bind(species)
     return bound if axes_z[0] is None else ProjectedDescriptor(bound, axes_z)
-
-
-def _unsolved() -> Posterior:
-    """Stands where the call that solves the posterior goes once the rest is there."""
-    raise NotImplementedError("the posterior of a model file is solved from its statistics")
 
 
 def _upper(n_rows: int, n_columns: int) -> tuple[Float, Float]:

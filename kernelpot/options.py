@@ -10,13 +10,16 @@ import numpy as np
 from kernelpot.conventions import LABEL_KINDS
 from kernelpot.data_records import Noise
 from kernelpot.descriptors import Soap
-from kernelpot.descriptors.protocol import Descriptor
+from kernelpot.descriptors.protocol import Descriptor, is_linear
 from kernelpot.gp.inducing import SELECTORS, Selector
 from kernelpot.gp.kernels import check_zeta
 
-__all__ = ["ROBUST_THRESHOLD", "ComponentOptions", "Options", "check_options"]
+__all__ = ["NOISE_RANGE", "ROBUST_THRESHOLD", "ComponentOptions", "Options", "check_options"]
 
 
+NOISE_RANGE = {"energy": (1e-6, 1.0), "forces": (1e-6, 10.0), "stress": (1e-7, 1.0)}
+"""Bounds of learned noise (eV/atom, eV/angstrom, eV/angstrom^3): wider than labels can be."""
+BASES = ("sparse", "full")
 ROBUST_THRESHOLD = 6.0
 """Sigmas beyond which labels are doubted where nothing else is said."""
 
@@ -35,6 +38,7 @@ class Options(NamedTuple):
     """Settings of a fit."""
 
     components: tuple[ComponentOptions, ...]
+    basis: str
     feature_tolerance: float
     tangent_threshold: float
     selector: str | Selector
@@ -74,10 +78,21 @@ def check_options(parameters: dict[str, Any]) -> Options:
         name: _one_each(name, parameters[name], len(descriptors))
         for name in ("zeta", "delta", "n_environments", "n_tangents")
     }
+    _settle_linear(descriptors, parameters, shared)
     components = tuple(
         _component(descriptor, *(values[c] for values in shared.values()))
         for c, descriptor in enumerate(descriptors)
     )
+    basis = parameters["basis"]
+    if basis not in BASES:
+        raise ValueError(f"basis must be one of {', '.join(BASES)}; got {basis!r}")
+    if basis == "full" and len(components) > 1:
+        raise ValueError("basis='full' takes one descriptor; a sum of several is sparse")
+    if basis == "full" and parameters["robust"] is not False:
+        raise ValueError(
+            "robust needs basis='sparse': with basis='full' there is no posterior by which labels "
+            "could be doubted"
+        )
     threshold = parameters["tangent_threshold"]
     if not (np.isfinite(threshold) and 0 <= threshold < 1):
         raise ValueError(
@@ -106,6 +121,7 @@ def check_options(parameters: dict[str, Any]) -> Options:
             noise = noise._replace(**{kind: sigma})
     return Options(
         components,
+        basis,
         float(tolerance),
         float(threshold),
         selector,
@@ -131,7 +147,7 @@ def _threshold(robust: bool | float) -> float | None:
     return float(robust)
 
 
-def _one_each(name: str, value: Any, n_descriptors: int) -> Sequence[Any]:
+def _one_each(name: str, value: Any, n_descriptors: int) -> list[Any]:
     """One value per descriptor: the same for all, or a list of as many."""
     if not isinstance(value, (list, tuple)):
         return [value] * n_descriptors
@@ -141,6 +157,29 @@ def _one_each(name: str, value: Any, n_descriptors: int) -> Sequence[Any]:
             "value for all, or one for each"
         )
     return list(value)
+
+
+_LINEAR = {"zeta": (1, 4), "n_tangents": (0, 16)}
+"""What a linear descriptor settles, and what `KernelPotential` has where nothing is given."""
+
+
+def _settle_linear(
+    descriptors: Sequence[Descriptor], parameters: dict[str, Any], shared: dict[str, list[Any]]
+) -> None:
+    """Fill in what linear descriptors settle: a value for them alone must not say otherwise."""
+    linear_g = [is_linear(descriptor) for descriptor in descriptors]
+    for c in np.flatnonzero(linear_g):
+        for name, (settled, default) in _LINEAR.items():
+            given, listed = shared[name][c], isinstance(parameters[name], (list, tuple))
+            # A single value speaks of those that are not linear, if there are any.
+            explicit = listed or (all(linear_g) and given != default)
+            if explicit and given not in (settled, None):
+                raise ValueError(
+                    f"{name} must be {settled} for {type(descriptors[c]).__name__}, which is "
+                    f"linear in its features; got {given!r}"
+                )
+            shared[name][c] = settled
+        shared["n_environments"][c] = 1  # of no use: its features are the inducing variables
 
 
 def _component(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from os import PathLike
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -13,11 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 
 import kernelpot.model_file as model_file
 import kernelpot.training as training
+from kernelpot.automatic import fit_automatically
 from kernelpot.conventions import LABEL_KINDS, Float, Prediction, Progress
 from kernelpot.data import LabelKeys, Noise, Structure, structures_from_atoms
-from kernelpot.descriptors import Soap
+from kernelpot.descriptors import DESCRIPTORS
 from kernelpot.descriptors.protocol import Descriptor
 from kernelpot.doubts import Doubt, LabelErrors
+from kernelpot.fitted import Fitted, predictive
 from kernelpot.gp.inducing import Selector
 from kernelpot.leave_out import leave_one_out
 from kernelpot.model_state import State, pack, unpack
@@ -25,7 +28,6 @@ from kernelpot.options import check_options
 from kernelpot.prediction import Predictor, energy_std_of, evaluate_structure
 from kernelpot.robust import fit_robustly
 from kernelpot.summary import noise_in_use, r_squared, summarise
-from kernelpot.training import Fitted
 
 __all__ = ["KernelPotential", "load"]
 
@@ -44,9 +46,17 @@ class KernelPotential(BaseEstimator):
     descriptor : Descriptor | list[Descriptor] | None
         For instance ``Soap(cutoff=6.0)``; None for ``Soap()``. A list makes the model a sum of
         Gaussian processes, one for each descriptor; zeta, delta, n_environments and n_tangents
-        may then be lists too.
+        may then be lists too. A linear descriptor (`PairSplines`) has zeta 1 and neither
+        environments nor tangents: single values speak of the others, entries of a list must agree.
+    basis : str
+        "sparse": environments and tangents, as many as n_environments and n_tangents say. "full":
+        every label is a basis function, the exact Gaussian process: the most accurate for small
+        molecules, with up to some ten thousand labels (memory is four bytes times the square of
+        their number); n_environments and n_tangents do not count, and there are neither standard
+        deviations nor ``partial_fit``.
     zeta : int | list[int]
-        Exponent of the kernel.
+        Exponent of the kernel. With 1 (and ``n_tangents=0``) the model is linear in the features:
+        for a `Soap`, a sum of three-body terms.
     delta : float | list[float | None] | None
         Prior standard deviation of a local energy, eV; None for the value that maximises the
         evidence (``delta_``).
@@ -112,19 +122,27 @@ class KernelPotential(BaseEstimator):
         Energy per atom of each species, eV, by which the other sources differ from it.
     log_evidence_ : float
         Logarithm of the marginal likelihood of the labels (DTC).
+    data_fit_ : float
+        The part of it that says how well the labels are explained; the rest is the Occam factor.
+    leave_out_errors_ : dict[str, float]
+        Root mean square errors on structures that were left out in turn, fold by fold, by kind of
+        label: eV/atom, eV/angstrom, eV/angstrom^3. Of the last ``fit``; empty below three
+        structures.
     delta_ : float | tuple[float, ...]
         Prior amplitude in use, eV; one for each of a list of descriptors.
     noise_ : dict[str, Sigma]
         Standard deviations of energies (eV/atom), forces and stresses in use; by source where
         there are several.
     n_inducing_ : int
-        Number of inducing variables, environments and tangents.
+        Number of inducing variables: environments, tangents, features of linear descriptors.
     n_environments_ : int
         Number of inducing environments.
     doubts_ : tuple[Doubt, ...]
         Labels far from what the others say, the worst first; they count less in robust fits only.
     training_summary_ : dict[str, Any]
         Counts, errors on the training data, hash of the data, versions, times.
+    auto_ : dict[str, Any]
+        After `auto`: the trials of the race, and why the settings are what they are.
     predictor_ : Predictor
         The potential as arrays, which calculators call.
 
@@ -140,6 +158,7 @@ class KernelPotential(BaseEstimator):
         self,
         descriptor: Descriptor | list[Descriptor] | None = None,
         *,
+        basis: str = "sparse",
         zeta: int | list[int] = 4,
         delta: float | list[float | None] | None = None,
         n_environments: int | dict[str, int] | list[int | dict[str, int]] = 300,
@@ -162,6 +181,7 @@ class KernelPotential(BaseEstimator):
         progress: Progress | None = None,
     ):
         self.descriptor = descriptor
+        self.basis = basis
         self.zeta = zeta
         self.delta = delta
         self.n_environments = n_environments
@@ -182,6 +202,63 @@ class KernelPotential(BaseEstimator):
         self.virial_key = virial_key
         self.random_state = random_state
         self.progress = progress
+
+    @classmethod
+    def auto(
+        cls,
+        images: Iterable[Atoms],
+        *,
+        time_budget: float = 1800.0,
+        cost: float | None = None,
+        **parameters: Any,
+    ) -> KernelPotential:
+        """Choose all settings by the data, and fit.
+
+        Descriptors race on parts of the structures, judged by their errors on structures left out
+        in turn; noise levels and amplitudes are found as in every fit. ``auto_`` says what was
+        tried and why the settings are what they are.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            Labelled structures; no other data are looked at.
+        time_budget : float
+            Seconds for all of it.
+        cost : float | None
+            Most that a prediction may cost, microseconds per atom on this machine.
+        **parameters : Any
+            Of the model, where they are not to be chosen: keys of labels, ``force_priority``,
+            ``random_state``, ``progress`` and the like.
+
+        Returns
+        -------
+        KernelPotential
+            Fitted, with the settings as its parameters.
+
+        Raises
+        ------
+        ValueError
+            If a budget is not positive, or a parameter or a structure is not valid.
+        """
+        for name, value in (("time_budget", time_budget), ("cost", cost)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive; got {value!r}")
+        images = list(images)
+        progress = parameters.get("progress")
+        model, race, why = fit_automatically(
+            # The progress of the trials is that of the race.
+            lambda settings: cls(**{**parameters, "progress": None, **settings}),
+            lambda settings: cls(**{**parameters, **settings}),
+            images,
+            cls(**parameters)._structures(images, labels="required"),
+            time_budget=time_budget,
+            cost=cost,
+            random_state=parameters.get("random_state", 0),
+            tell=progress or (lambda stage, done, total: None),
+        )
+        model.auto_ = {"why": list(why), "trials": [trial.describe() for trial in race.trials]}
+        model.training_summary_["auto"] = model.auto_
+        return model
 
     # ------------------------------------------------------------------------------ fit
 
@@ -267,11 +344,12 @@ class KernelPotential(BaseEstimator):
         self.reference_source_ = fitted.shifts.reference
         self.source_shifts_ = fitted.shifts.by_symbol()
         self.log_evidence_ = fitted.log_evidence
+        self.data_fit_ = fitted.data_fit
+        self.leave_out_errors_ = dict(fitted.leave_out)
         several = isinstance(self._descriptor, list)
         self.delta_ = fitted.delta_g if several else fitted.delta_g[0]
-        groups = [group for component in fitted.components for group in component.inducing]
-        self.n_inducing_ = sum(len(group.Z_mq) for group in groups)
-        self.n_environments_ = sum(len(group.first_e) - 1 for group in groups)
+        self.n_inducing_ = sum(component.n_columns for component in fitted.components)
+        self.n_environments_ = sum(component.n_environments for component in fitted.components)
         self.noise_ = {
             kind: noise_in_use(kind, getattr(self, f"sigma_{kind}"), fitted.noise)
             for kind in LABEL_KINDS
@@ -280,7 +358,7 @@ class KernelPotential(BaseEstimator):
             fitted.components,
             fitted.delta_g,
             fitted.weights_m,
-            functools.partial(training.predictive, fitted),
+            functools.partial(predictive, fitted),
             fitted.baseline,
             fitted.repulsion,
         )
@@ -390,14 +468,15 @@ class KernelPotential(BaseEstimator):
         Raises
         ------
         ValueError
-            If the descriptor is not a `Soap`: a file holds settings, not code.
+            If a descriptor is not of this library: a file holds settings, not code.
         """
         check_is_fitted(self, "fitted_")
         several = self._descriptor if isinstance(self._descriptor, list) else [self._descriptor]
-        if not all(isinstance(one, Soap) for one in several):
+        if not all(type(one) in DESCRIPTORS.values() for one in several):
             raise ValueError(
-                f"a model file holds a Soap descriptor; this model has {self._descriptor!r}. Keep "
-                "the data and the script, or use pickle where code and versions stay the same."
+                f"a model file holds {' and '.join(DESCRIPTORS)} descriptors; this model has "
+                f"{self._descriptor!r}. Keep the data and the script, or use pickle where code and "
+                "versions stay the same."
             )
         parameters = self.get_params(deep=False)
         del parameters["descriptor"], parameters["progress"]
@@ -440,4 +519,6 @@ def load(path: str | PathLike[str]) -> KernelPotential:
     model._descriptor = state.descriptor
     model._adopt(state.fitted)
     model.training_summary_ = state.summary
+    if "auto" in state.summary:
+        model.auto_ = state.summary["auto"]
     return model

@@ -6,7 +6,8 @@ After the fit the tangents of an environment collapse into one vector t_e = sum_
     d eps_i/dx_i = sum_e [ (zeta alpha_e X^(zeta-1) + zeta (zeta-1) X^(zeta-2) (x_i . t_e)) x_e
                            + zeta X^(zeta-1) t_e ]
 
-so a prediction costs two products per environment, whatever the number of tangents.
+so a prediction costs two products per environment, whatever the number of tangents. With zeta = 1
+all of it is one vector.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from kernelpot._jit import njit
-from kernelpot._threads import one_blas_thread
+from kernelpot._machine import one_blas_thread
 from kernelpot.conventions import Float, Int, Pairs, System, as_int, voigt_from_tensor
 from kernelpot.data import Structure
 from kernelpot.gp.inducing import Inducing
@@ -53,8 +54,8 @@ class Collapsed(NamedTuple):
     alpha_e: Float
 
 
-def collapse(inducing: Inducing, weights_m: Float) -> Collapsed:
-    """Sum the tangents of each environment with their weights.
+def collapse(inducing: Inducing, weights_m: Float, zeta: int) -> Collapsed:
+    """Sum the tangents of each environment with their weights; with zeta = 1 everything.
 
     Parameters
     ----------
@@ -62,12 +63,18 @@ def collapse(inducing: Inducing, weights_m: Float) -> Collapsed:
         Inducing variables of one species.
     weights_m : Float
         Their weights.
+    zeta : int
+        Exponent of the kernel. The linear kernel collapses to a single environment: the local
+        energy is one product with the weighted sum of all inducing variables.
 
     Returns
     -------
     Collapsed
         What the fused road needs.
     """
+    if zeta == 1 and len(weights_m):
+        sum_q = weights_m @ inducing.Z_mq
+        return Collapsed(np.stack([sum_q, np.zeros_like(sum_q)]), np.ones(1))
     first_e = inducing.first_e[:-1]
     alpha_e = weights_m[first_e]
     weighted_mq = np.where(inducing.is_tangent_m, weights_m, 0.0)[:, None] * inducing.Z_mq
@@ -121,10 +128,10 @@ class Predictor:
         self._posterior: Posterior | None = None
         self._baseline = baseline
         self._repulsion = repulsion
-        groups = [group for component in components for group in component.inducing]
-        edges = np.cumsum([len(group.Z_mq) for group in groups])[:-1]
+        groups = [(group, c.zeta) for c in components for group in c.inducing]
+        edges = np.cumsum([len(group.Z_mq) for group, _ in groups])[:-1]
         weights = np.split(weights_m, edges)
-        collapsed = [collapse(g, w) for g, w in zip(groups, weights, strict=True)]
+        collapsed = [collapse(g, w, zeta) for (g, zeta), w in zip(groups, weights, strict=True)]
         n_z = len(self.species)
         self._collapsed = [collapsed[c * n_z : (c + 1) * n_z] for c in range(len(self._components))]
 

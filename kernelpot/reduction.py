@@ -11,7 +11,7 @@ import scipy.linalg
 from kernelpot.conventions import Float, as_int
 from kernelpot.data import Structure
 from kernelpot.descriptors.projected import ProjectedDescriptor
-from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.descriptors.protocol import BoundDescriptor, is_linear
 from kernelpot.selection import system_of
 
 __all__ = ["reduce_features"]
@@ -49,9 +49,10 @@ def reduce_features(
     Returns
     -------
     BoundDescriptor
-        With fewer features, or the one that was given where few could be left out.
+        With fewer features, or the one that was given where few could be left out, or where it is
+        linear: its features are its prior.
     """
-    if tolerance <= 0.0:
+    if tolerance <= 0.0 or is_linear(bound):
         return bound
     rng = np.random.default_rng(random_state)
     axes_z = []

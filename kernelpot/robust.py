@@ -20,9 +20,9 @@ from kernelpot import training
 from kernelpot.conventions import Progress
 from kernelpot.data import Structure
 from kernelpot.doubts import Doubt, doubted, reweighted
+from kernelpot.fitted import Fitted
 from kernelpot.leave_out import leave_one_out
 from kernelpot.options import Options
-from kernelpot.training import Fitted
 
 __all__ = ["fit_robustly"]
 

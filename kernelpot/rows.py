@@ -10,7 +10,7 @@ import numpy as np
 
 from kernelpot._jit import njit
 from kernelpot.conventions import Float, Int, System, as_int
-from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.descriptors.protocol import BoundDescriptor, is_linear
 from kernelpot.gp.covariances import K_bb, K_bm, add_gradient_rows, offsets
 from kernelpot.gp.inducing import Inducing
 from kernelpot.neighbours import within
@@ -30,6 +30,13 @@ class Component(NamedTuple):
     def n_columns(self) -> int:
         """Number of inducing variables."""
         return sum(len(group.Z_mq) for group in self.inducing)
+
+    @property
+    def n_environments(self) -> int:
+        """Number of inducing environments; the features of a linear descriptor are none."""
+        if is_linear(self.descriptor):
+            return 0
+        return sum(len(group.first_e) - 1 for group in self.inducing)
 
 
 class StructureRows(NamedTuple):

@@ -11,7 +11,7 @@ from ase.data import chemical_symbols
 from kernelpot.conventions import Float, Int, Progress, System, as_int
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
-from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.descriptors.protocol import BoundDescriptor, is_linear
 from kernelpot.gp.inducing import Inducing, Selector, join, select, tangents
 from kernelpot.neighbours import find_pairs
 
@@ -70,7 +70,8 @@ def choose_inducing(
     """Environments by the selector, species by species, and their tangents.
 
     An isolated atom sees itself, so its environment has a local energy, which must be learned to
-    be zero: it is always among the chosen.
+    be zero: it is always among the chosen. Of a linear descriptor nothing is chosen: its features
+    themselves are the inducing variables.
 
     Parameters
     ----------
@@ -103,6 +104,9 @@ def choose_inducing(
     ValueError
         If ``n_environments`` names other species than the data.
     """
+    if is_linear(bound):
+        every = Inducing(np.eye(bound.n_features), as_int(np.arange(bound.n_features + 1)))
+        return (every,) * len(bound.species)
     rng = np.random.default_rng(random_state)
     place_n = np.array([(s, n) for s, st in enumerate(structures) for n in range(st.n_atoms)])
     numbers_n = np.concatenate([s.numbers_n for s in structures])

@@ -13,8 +13,8 @@ import numpy as np
 from kernelpot.conventions import LABEL_KINDS, Float, LabelSet
 from kernelpot.data import Noise, Structure, data_hash
 from kernelpot.doubts import Doubt, LabelErrors, doubted, log_doubts
+from kernelpot.fitted import Fitted
 from kernelpot.options import Options
-from kernelpot.training import Fitted
 
 __all__ = ["noise_in_use", "r_squared", "summarise"]
 
@@ -55,7 +55,9 @@ def summarise(
     """
     started = time.perf_counter()
     errors = _errors(structures, evaluate, fitted)
-    if doubts is None:
+    if doubts is None and not fitted.triangles:
+        doubts = ()  # with a label for each inducing variable the fit passes through all of them
+    elif doubts is None:
         doubts = doubted(structures, errors, _DOUBTED, options.learned, weigh=False)
         log_doubts(doubts)
     n_atoms_s = np.array([s.n_atoms for s in structures])

@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from kernelpot.conventions import VOIGT, Float, System, as_int
-from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.descriptors.protocol import BoundDescriptor, is_linear
 from kernelpot.neighbours import find_pairs
 
 __all__ = ["check_descriptor", "check_potential", "potential_errors"]
@@ -157,7 +157,8 @@ def check_descriptor(descriptor: BoundDescriptor, atoms: Atoms) -> None:
     Raises
     ------
     AssertionError
-        Naming the rule: unit length, Jacobian, adjoint, blocks of centres, rotation.
+        Naming the rule: unit length (unless it is linear), Jacobian, adjoint, blocks of centres,
+        rotation.
     """
 
     def system(positions_nc: Float, cell_cc: Float) -> System:
@@ -175,7 +176,8 @@ def check_descriptor(descriptor: BoundDescriptor, atoms: Atoms) -> None:
     x_bq, state = descriptor.features(here, centres_b)
     if x_bq.shape != (len(atoms), descriptor.n_features):
         raise AssertionError(f"features have the shape {x_bq.shape}, not (centres, n_features)")
-    require("unit length", np.sum(x_bq**2, axis=1), np.ones(len(atoms)), 1e-12)
+    if not is_linear(descriptor):
+        require("unit length", np.sum(x_bq**2, axis=1), np.ones(len(atoms)), 1e-12)
     reversed_bq, _ = descriptor.features(here, centres_b[::-1].copy())
     require("blocks of centres", reversed_bq[::-1], x_bq, 1e-12)
 

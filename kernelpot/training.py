@@ -6,26 +6,37 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import Float, LabelSet, Progress
+from kernelpot.conventions import LabelSet, Progress
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError, check_energy_scale
-from kernelpot.gp.covariances import K_mm
-from kernelpot.gp.evidence import Gram, gram
-from kernelpot.gp.nuisance import put_in_front, without_front
-from kernelpot.gp.solvers import (
-    Posterior,
-    Triangle,
-    Whitening,
-    join_triangles,
-    posterior,
-    whiten_blocks,
+from kernelpot.descriptors.protocol import is_linear
+from kernelpot.fitted import (
+    Fitted,
+    Solved,
+    effective_noise,
+    no_posterior,
+    solve,
+    solve_rows,
+    whitening_of,
 )
-from kernelpot.hyperparameters import COARSE, choose_hyperparameters, folds_of
+from kernelpot.full_basis import fit_full_basis
+from kernelpot.gp.evidence import Gram, gram
+from kernelpot.gp.nuisance import put_in_front
+from kernelpot.gp.solvers import (
+    Triangle,
+    join_triangles,
+)
+from kernelpot.hyperparameters import (
+    COARSE,
+    choose_hyperparameters,
+    folds_of,
+    leave_out_errors,
+)
 from kernelpot.label_rows import Known, add_rows
 from kernelpot.options import Options
 from kernelpot.reduction import reduce_features
@@ -37,42 +48,6 @@ from kernelpot.terms.composition import CompositionBaseline, fit_composition, is
 from kernelpot.terms.repulsion import CoreRepulsion, fit_repulsion
 
 log = logging.getLogger("kernelpot")
-
-_RANK_TOLERANCE = 1e-10
-"""Inducing variables whose variance is, given the others, below this fraction are dependent."""
-
-
-class Fitted(NamedTuple):
-    """Everything that a fit learns."""
-
-    components: tuple[Component, ...]
-    baseline: CompositionBaseline
-    repulsion: CoreRepulsion | None
-    shifts: SourceShifts  # between sources of labels
-    triangles: dict[LabelSet, Triangle]
-    noise: dict[LabelSet, float]  # factors on the assumed standard deviations
-    force_priority: float
-    delta_g: tuple[float, ...]
-    weights_m: Float  # mean weights of the inducing variables
-    log_evidence: float
-    posterior: Callable[[], Posterior]  # solved on demand where the fit comes from a file; of
-    # the shifts, and then of the inducing variables
-    seconds: dict[str, float]
-
-    @property
-    def known(self) -> Known:
-        """What was known before the weights."""
-        return Known(self.components, self.baseline, self.repulsion, self.shifts)
-
-
-class Solved(NamedTuple):
-    """A posterior that is there already, behind the call that asks for it."""
-
-    posterior: Posterior
-
-    def __call__(self) -> Posterior:
-        """Give it."""
-        return self.posterior
 
 
 class Plan(NamedTuple):
@@ -158,6 +133,11 @@ def prepare(
             "only isolated atoms are left to fit: they are the baseline and say nothing of "
             f"bonding. Add structures with neighbours within the cutoff of {cutoff:g} A."
         )
+    repulsion = fit_repulsion(structures, cutoff) if options.core_repulsion else None
+    if options.basis == "full":
+        # Its inducing variables are the labels themselves.
+        components = (Component(bound_g[0], options.components[0].zeta, ()),)
+        return Plan(components, repulsion, isolated, reference, time.perf_counter() - started)
     components = tuple(
         Component(
             bound,
@@ -176,14 +156,9 @@ def prepare(
         )
         for bound, one in zip(bound_g, options.components, strict=True)
     )
-    repulsion = fit_repulsion(structures, cutoff) if options.core_repulsion else None
     n_columns = sum(component.n_columns for component in components)
-    n_environments = sum(len(g.first_e) - 1 for c in components for g in c.inducing)
-    log.info(
-        "inducing variables: %d environments and %d tangents",
-        n_environments,
-        n_columns - n_environments,
-    )
+    n_environments = sum(component.n_environments for component in components)
+    log.info("inducing variables: %d, of which %d are environments", n_columns, n_environments)
     return Plan(components, repulsion, isolated, reference, time.perf_counter() - started)
 
 
@@ -217,12 +192,15 @@ def learn(
     cutoff = max(component.descriptor.cutoff for component in plan.components)
     baseline, _ = fit_composition(structures, cutoff, plan.reference)
     shifts = start_shifts(structures, baseline, plan.reference)
+    if options.basis == "full":
+        return _fit_full(structures, plan, baseline, shifts, options, tell)
     known = Known(plan.components, baseline, plan.repulsion, shifts)
-    whitening = _whitening(plan.components)
+    whitening = whitening_of(plan.components)
     parts = folds_of(structures, set(plan.isolated), options)
     triangles: dict[LabelSet, Triangle] = {}
     grams: list[dict[LabelSet, Gram]] = []
-    coarse = put_in_front(shifts.n_columns, whitening.leading(COARSE))
+    whole_b = [is_linear(c.descriptor) for c in plan.components for _ in c.inducing]
+    coarse = put_in_front(shifts.n_columns, whitening.leading(COARSE, whole_b))
     n_done = 0
     for part in parts:
         told = functools.partial(_tell_of_part, tell, n_done, len(structures))
@@ -241,14 +219,17 @@ def learn(
     delta_g, noise = choose_hyperparameters(
         triangles, grams, coarse, plan.components, options, wide
     )
+    effective = effective_noise(noise, options.force_priority)
+    leave_out = leave_out_errors(
+        triangles, grams, coarse, plan.components, delta_g, effective, wide
+    )
     tell("hyperparameters", 1, 1)
     seconds["hyperparameters"] = time.perf_counter() - started
 
     started = time.perf_counter()
     tell("posterior", 0, 1)
-    effective = effective_noise(noise, options.force_priority)
     whitening = put_in_front(shifts.n_columns, whitening)
-    solved = _solve(triangles, whitening, plan.components, delta_g, effective)
+    solved = solve_rows(triangles, whitening, plan.components, delta_g, effective)
     check_stress(triangles, whitening, solved)
     tell("posterior", 1, 1)
     seconds["posterior"] = time.perf_counter() - started
@@ -266,8 +247,49 @@ def learn(
         delta_g,
         weights_m,
         solved.log_evidence,
+        solved.data_fit,
+        leave_out,
         Solved(solved),
         seconds,
+    )
+
+
+def _fit_full(
+    structures: Sequence[Structure],
+    plan: Plan,
+    baseline: CompositionBaseline,
+    shifts: SourceShifts,
+    options: Options,
+    tell: Progress,
+) -> Fitted:
+    """The fit whose inducing variables are the labels: no statistics of rows remain."""
+    if shifts.sources:
+        raise DataError(
+            "basis='full' learns no shifts between sources, and there are energies of "
+            f"{', '.join(map(repr, (shifts.reference, *shifts.sources)))}. Fit with "
+            "basis='sparse', or give one source where the zero of energy is the same."
+        )
+    started = time.perf_counter()
+    one = options.components[0]
+    bound = plan.components[0].descriptor
+    found = fit_full_basis(
+        structures, bound, one.zeta, one.delta, options, baseline, plan.repulsion, tell
+    )
+    return Fitted(
+        (Component(bound, one.zeta, found.inducing),),
+        baseline,
+        plan.repulsion,
+        shifts,
+        {},
+        found.noise,
+        options.force_priority,
+        (found.delta,),
+        found.weights_m,
+        found.log_evidence,
+        found.data_fit,
+        found.leave_out,
+        no_posterior,
+        {"full basis": time.perf_counter() - started},
     )
 
 
@@ -304,6 +326,8 @@ def update(
     DataError
         If a structure has an energy of a source that the fit does not know.
     """
+    if not fitted.triangles:
+        no_posterior()
     tell = progress or _say_nothing
     started = time.perf_counter()
     fitted.shifts.check(structures)
@@ -317,6 +341,7 @@ def update(
         shifts=fitted.shifts.with_learned(shift_k),
         weights_m=weights_m,
         log_evidence=solved.log_evidence,
+        data_fit=solved.data_fit,
         posterior=Solved(solved),
         seconds=seconds,
     )
@@ -328,81 +353,3 @@ def _known_noise(label: LabelSet, noise: Mapping[LabelSet, float]) -> float:
         return noise[label]
     alike = [math.log(factor) for other, factor in noise.items() if other.kind == label.kind]
     return math.exp(sum(alike) / len(alike)) if alike else 1.0
-
-
-def solve(fitted: Fitted) -> Posterior:
-    """Posterior from the statistics of the training rows.
-
-    Parameters
-    ----------
-    fitted : Fitted
-        Whose components, statistics and hyperparameters are used.
-
-    Returns
-    -------
-    Posterior
-        Mean weights, covariance, log evidence; of the shifts between sources, and then of the
-        inducing variables.
-    """
-    effective = effective_noise(fitted.noise, fitted.force_priority)
-    whitening = put_in_front(fitted.shifts.n_columns, _whitening(fitted.components))
-    return _solve(fitted.triangles, whitening, fitted.components, fitted.delta_g, effective)
-
-
-def predictive(fitted: Fitted) -> Posterior:
-    """Posterior of the inducing variables alone, which is all that predictions need.
-
-    Parameters
-    ----------
-    fitted : Fitted
-        Whose posterior is meant.
-
-    Returns
-    -------
-    Posterior
-        Without the shifts between sources.
-    """
-    return without_front(fitted.posterior(), fitted.shifts.n_columns)
-
-
-def _solve(
-    triangles: Mapping[LabelSet, Triangle],
-    whitening: Whitening,
-    components: Sequence[Component],
-    delta_g: Sequence[float],
-    noise: Mapping[LabelSet, float],
-) -> Posterior:
-    delta_b = np.repeat(delta_g, [len(c.inducing) for c in components]).tolist()
-    if len(whitening.blocks) > len(delta_b):
-        delta_b.insert(0, SHIFT_PRIOR)
-    return posterior(
-        list(triangles.values()), whitening, delta_b, [noise[label] for label in triangles]
-    )
-
-
-def _whitening(components: Sequence[Component]) -> Whitening:
-    blocks = [K_mm(group, one.zeta) for one in components for group in one.inducing]
-    return whiten_blocks(blocks, _RANK_TOLERANCE)
-
-
-def effective_noise(
-    noise: Mapping[LabelSet, float], force_priority: float
-) -> dict[LabelSet, float]:
-    """Noise factors that count in the fit: with the priority that forces are given.
-
-    Parameters
-    ----------
-    noise : Mapping[LabelSet, float]
-        Factors on the assumed standard deviations.
-    force_priority : float
-        Factor on the weight of forces.
-
-    Returns
-    -------
-    dict[LabelSet, float]
-        Factors by which rows are divided.
-    """
-    return {
-        label: factor / math.sqrt(force_priority) if label.kind == "forces" else factor
-        for label, factor in noise.items()
-    }

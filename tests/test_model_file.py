@@ -243,7 +243,7 @@ def npy(array):
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        ({"header.json": record(format_version=3)}, "version 3; .* up to version 2. Upgrade"),
+        ({"header.json": record(format_version=4)}, "version 4; .* up to version 3. Upgrade"),
         ({"header.json": record(format_version=1)}, "version 1, of a development .* Fit the model"),
         ({"header.json": record(format="other")}, "format 'other'"),
         ({"header.json": b"{}"}, "no model file that this library wrote"),

@@ -17,6 +17,7 @@ def test_public_names_are_frozen():
     assert set(kernelpot.__all__) == {
         "Calculator",
         "KernelPotential",
+        "PairSplines",
         "ShiftedCosine",
         "SmoothBump",
         "Soap",

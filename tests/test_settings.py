@@ -91,7 +91,7 @@ def test_values_reach_the_model():
         ("model", "n_tangents", 2.5, ["n_tangents: 2.5 was given"]),
         ("model", "n_environment", 5, ["no such key; the nearest is n_environments"]),
         ("model", "cutoff", 5.0, ["[model] cutoff: there is no such key", "under [descriptor]"]),
-        ("model", "xyzzy", 1, ["there are zeta, delta, n_environments"]),
+        ("model", "xyzzy", 1, ["there are basis, zeta, delta, n_environments"]),
         ("descriptor", "n-max", 8, ["[descriptor] n-max", "the nearest is n_max"]),
         ("descriptor", "cutoff", "5 A", ["cutoff: '5 A' was given", "a valid number"]),
         ("descriptor", "basis", "sto", ["basis: 'sto' was given; allowed: 'gto' or 'polynomial'"]),

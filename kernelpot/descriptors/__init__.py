@@ -1,5 +1,6 @@
-"""Descriptors of atomic environments: unit vectors and their derivatives."""
+"""Descriptors of atomic environments: features and their derivatives."""
 
+from kernelpot.descriptors.pairs import PairSplines
 from kernelpot.descriptors.radial import (
     DscribeExp,
     DscribePoly,
@@ -11,11 +12,16 @@ from kernelpot.descriptors.radial import (
 from kernelpot.descriptors.soap import Soap
 
 __all__ = [
+    "DESCRIPTORS",
     "DscribeExp",
     "DscribePoly",
     "DscribePow",
+    "PairSplines",
     "ShiftedCosine",
     "SmoothBump",
     "Soap",
     "Willatt",
 ]
+
+DESCRIPTORS: dict[str, type] = {cls.__name__: cls for cls in (Soap, PairSplines)}
+"""Descriptors by the name under which a model file keeps them."""

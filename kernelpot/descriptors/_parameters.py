@@ -46,7 +46,7 @@ class Parameters:
         params = {name: getattr(self, name) for name in self._names()}
         if deep:
             for name in ("smoothing", "scaling"):
-                if dataclasses.is_dataclass(params[name]):
+                if dataclasses.is_dataclass(params.get(name)):
                     for field in dataclasses.fields(params[name]):
                         params[f"{name}__{field.name}"] = getattr(params[name], field.name)
         return params
@@ -74,7 +74,7 @@ class Parameters:
         for name in sorted(params, key=lambda name: "__" in name):
             head, _, field = name.partition("__")
             value = params[name]
-            if field and head in ("smoothing", "scaling"):
+            if field and head in ("smoothing", "scaling") and head in known:
                 part = getattr(self, head)
                 fields = [] if part is None else [f.name for f in dataclasses.fields(part)]
                 if field not in fields:
@@ -107,11 +107,11 @@ class Parameters:
         """
         settings = {name: _plain(value) for name, value in self.get_params(deep=False).items()}
         for name in ("smoothing", "scaling"):
-            part = getattr(self, name)
+            part = getattr(self, name, None)
             if part is not None:
                 fields = {k: _plain(v) for k, v in dataclasses.asdict(part).items()}
                 settings[name] = {"name": type(part).__name__, **fields}
-        if self.species_weights is not None:
+        if settings.get("species_weights") is not None:
             settings["species_weights"] = {
                 str(k): _plain(v) for k, v in self.species_weights.items()
             }

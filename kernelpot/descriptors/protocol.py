@@ -2,8 +2,11 @@
 
 A descriptor is held by people as a set of parameters (`Soap`); ``bind`` fixes the species and
 gives an object that computes. Features are unit vectors, so a kernel of them is a kernel of
-directions. Everything here works on blocks of centres: the caller chooses which atoms, in which
-order, and how many at a time, and thereby bounds the memory.
+directions. The other kind of descriptor is linear (`PairSplines`): it has an attribute ``linear``
+that is true, features of any length, the kernel x . x' (zeta is 1) and no choice of environments,
+because every feature is an inducing variable. Everything here works on blocks of
+centres: the caller chooses which atoms, in which order, and how many at a time, and thereby bounds
+the memory.
 """
 
 from __future__ import annotations
@@ -51,3 +54,19 @@ class Descriptor(Protocol):
 
     def to_settings(self) -> Settings:
         """JSON-ready settings from which ``from_settings`` makes an equal object."""
+
+
+def is_linear(descriptor: Descriptor | BoundDescriptor) -> bool:
+    """Whether every feature is an inducing variable of the linear kernel.
+
+    Parameters
+    ----------
+    descriptor : Descriptor | BoundDescriptor
+        Held by people or bound to species.
+
+    Returns
+    -------
+    bool
+        False where it says nothing of it.
+    """
+    return bool(getattr(descriptor, "linear", False))

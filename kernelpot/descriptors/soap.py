@@ -14,12 +14,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import chemical_symbols
 
 from kernelpot.conventions import Float, System, as_int
 from kernelpot.descriptors import _soap_dscribe
 from kernelpot.descriptors._parameters import Parameters
 from kernelpot.descriptors._soap_bound import BoundSoap
+from kernelpot.descriptors._species import ascending, atomic_number
 from kernelpot.descriptors.radial import (
     SCALINGS,
     SMOOTHINGS,
@@ -167,7 +168,7 @@ class Soap(Parameters):
     def _species_weights(self, species: tuple[int, ...]) -> dict[int, float]:
         if self.species_weights is None:
             return dict.fromkeys(species, 1.0)
-        given = {_number(key): value for key, value in self.species_weights.items()}
+        given = {atomic_number("Soap", key): value for key, value in self.species_weights.items()}
         missing = [chemical_symbols[z] for z in species if z not in given]
         if missing:
             raise ValueError(
@@ -207,7 +208,7 @@ class Soap(Parameters):
                 "Soap: engine='dscribe' computes values only (Soap.create): dscribe has no "
                 "analytical derivatives for periodic systems; take engine='auto'"
             )
-        species = _ascending(species)
+        species = ascending("Soap", species)
         smoothing, scaling, w0 = self._weights()
         return BoundSoap(
             species=species,
@@ -245,7 +246,7 @@ class Soap(Parameters):
             lacks what it is asked for.
         """
         self.validate()
-        species = _ascending(atoms.numbers if species is None else species)
+        species = ascending("Soap", atoms.numbers if species is None else species)
         strange = sorted(set(atoms.numbers.tolist()) - set(species))
         if strange:
             raise ValueError(
@@ -286,18 +287,3 @@ class Soap(Parameters):
 
 def _is_real(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _number(key: str | int) -> int:
-    if isinstance(key, str) and key in atomic_numbers:
-        return atomic_numbers[key]
-    if isinstance(key, numbers.Integral) and 0 < key < len(chemical_symbols):
-        return int(key)
-    raise ValueError(f"Soap: {key!r} is neither a chemical symbol nor an atomic number")
-
-
-def _ascending(species: Iterable[int | str]) -> tuple[int, ...]:
-    numbers_z = tuple(sorted({_number(key) for key in species}))
-    if not numbers_z:
-        raise ValueError("Soap: no species; give the atomic numbers of the elements, e.g. (1, 6)")
-    return numbers_z

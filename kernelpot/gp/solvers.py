@@ -59,7 +59,7 @@ class Whitening(NamedTuple):
             ).T
         return phi_rk
 
-    def leading(self, n_columns: int) -> Whitening:
+    def leading(self, n_columns: int, whole_b: Sequence[bool] | bool = False) -> Whitening:
         """The whitening of the first pivots of each block: a smaller model of its own.
 
         The pivots come in the order of what they explain, so that the first ones do most.
@@ -68,6 +68,8 @@ class Whitening(NamedTuple):
         ----------
         n_columns : int
             Whitened columns to keep in all, shared out in proportion to the blocks' ranks.
+        whole_b : Sequence[bool] | bool
+            Which blocks stay whole; the others share what these leave, a quarter at least.
 
         Returns
         -------
@@ -76,9 +78,13 @@ class Whitening(NamedTuple):
         """
         if self.n_whitened <= n_columns:
             return self
+        rank_b = np.array([len(block.pivots_k) for block in self.blocks])
+        n_whole = int(np.sum(rank_b, where=whole_b))
+        n_shared = max(n_columns - n_whole, n_columns // 4)
+        share_b = -(-rank_b * n_shared // max(1, self.n_whitened - n_whole))
+        n_b = np.where(whole_b, rank_b, np.minimum(rank_b, share_b)).tolist()
         blocks, first = [], 0
-        for block in self.blocks:
-            n = -(-len(block.pivots_k) * n_columns // self.n_whitened)
+        for block, n in zip(self.blocks, n_b, strict=True):
             L_kk = np.asfortranarray(block.L_kk[:n, :n])
             blocks.append(WhiteningBlock(block.pivots_k[:n], slice(first, first + n), L_kk))
             first += n
@@ -323,14 +329,20 @@ def _without_empty_rows(R: Float) -> Float:
 class Posterior(NamedTuple):
     """Gaussian posterior of the whitened weights, prior w_k ~ N(0, delta_k^2).
 
-    Mean ``w_k``, covariance R^-1 R^-T.
+    Mean ``w_k``, covariance R^-1 R^-T; -y^T C^-1 y / 2 and the Occam factor -log det(2 pi C) / 2.
     """
 
     whitening: Whitening
     delta_k: Float
     R_kk: Float
     w_k: Float
-    log_evidence: float
+    data_fit: float
+    occam: float
+
+    @property
+    def log_evidence(self) -> float:
+        """The sum of the two."""
+        return self.data_fit + self.occam
 
     def weights(self) -> Float:
         """Mean weights of the raw inducing variables.
@@ -392,7 +404,7 @@ def posterior(
     Returns
     -------
     Posterior
-        Mean weights, factor of the covariance, log evidence.
+        Mean weights, factor of the covariance, log evidence in two terms.
     """
     noise = [1.0] * len(triangles) if noise is None else list(noise)
     n_k = whitening.n_whitened
@@ -411,8 +423,8 @@ def posterior(
         for triangle, factor in zip(triangles, noise, strict=True)
     )
     log_det = 2.0 * float(np.sum(np.log(delta_k * np.abs(np.diag(R_kk))))) + 2.0 * log_noise
-    log_evidence = -0.5 * (float(R[n_k, n_k]) ** 2 + log_det + n_rows * math.log(2.0 * math.pi))
-    return Posterior(whitening, delta_k, R_kk, w_k, log_evidence)
+    occam = -0.5 * (log_det + n_rows * math.log(2.0 * math.pi))
+    return Posterior(whitening, delta_k, R_kk, w_k, -0.5 * float(R[n_k, n_k]) ** 2, occam)
 
 
 def whitened_rows(triangle: Triangle, whitening: Whitening, noise: float = 1.0) -> Float:

@@ -1,6 +1,7 @@
-"""The command line: ``kernelpot demo | fit | evaluate | dimers | md | info``. It parses and prints.
+"""The command line: ``kernelpot demo | fit | compare | evaluate | dimers | md | info``.
 
-Heavy modules are imported inside the commands, so that ``--help`` answers at once.
+It parses and prints. Heavy modules are imported inside the commands, so that ``--help`` answers
+at once.
 """
 
 from __future__ import annotations
@@ -11,14 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kernelpot.interfaces.console import (
-    one_line_errors,
-    out,
-    progress_bar,
-    say,
-    say_doubts,
-    say_model,
-)
+from kernelpot.interfaces.console import one_line_errors, out, progress_bar, say, say_model
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -123,12 +117,8 @@ def fit(
     sigma_energy: Annotated[float | None, typer.Option(help="Noise, eV/atom.")] = None,
     sigma_forces: Annotated[float | None, typer.Option(help="Noise, eV/A.")] = None,
     sigma_stress: Annotated[float | None, typer.Option(help="Noise, eV/A^3.")] = None,
-    reference_source: Annotated[
-        str | None, typer.Option(help="info['source'] on whose scale energies are.")
-    ] = None,
-    robust: Annotated[
-        bool, typer.Option("--robust", help="Labels that all others contradict count less.")
-    ] = False,
+    reference_source: Annotated[str | None, typer.Option(help="Has the zero of energy.")] = None,
+    robust: Annotated[bool, typer.Option("--robust", help="Weigh labels in doubt less.")] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of random choices.")] = None,
     plot: Annotated[str | None, typer.Option(help="Folder for a parity figure.")] = None,
     force: Force = False,
@@ -176,13 +166,60 @@ def _fit(settings: FitSettings, debug: bool) -> None:
     model.save(target)
     with one_line_errors(debug, f"{target} is saved"):
         say_model(model)
-        say_doubts(model)
         say(f"\nSaved {target}.")
         if test:
             compared = _say_errors(model, test, "Errors on the test structures", by_group=True)
             if settings.output.plots:
                 title = f"{target.name}, test structures"
                 _save_parity(compared, Path(settings.output.plots), title)
+
+
+@app.command()
+def compare(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="settings.toml of each model, then files of labelled structures.",
+            show_default=False,
+        ),
+    ],
+    index: Annotated[str, typer.Option(help="Frames to fit, as in ASE: '::10'.")] = ":",
+    energy_key: Key = None,
+    forces_key: Key = None,
+    stress_key: Key = None,
+    virial_key: Key = None,
+    debug: Debug = False,
+) -> None:
+    """Fit several settings files to the same structures: which one do the data prefer?"""
+    given = {
+        "energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key,
+        "virial_key": virial_key, "index": index,
+    }  # fmt: skip
+    with one_line_errors(debug, "the comparison is not finished"):
+        from kernelpot.comparison import comparison_table, fit_and_compare, verdict
+        from kernelpot.interfaces import settings
+
+        sources = list(dict.fromkeys(sources))
+        tables = [path for path in sources if path.suffix.lower() == ".toml"]
+        files = [str(path) for path in sources if path not in tables]
+        if len(tables) < 2 or not files:
+            raise ValueError(
+                "name two settings files or more and the structures to fit: "
+                "`kernelpot compare a.toml b.toml train.xyz`"
+            )
+        # Names as short as they can be told apart.
+        stems = [path.stem for path in tables]
+        names = stems if len(set(stems)) == len(stems) else [str(path) for path in tables]
+        checked = [
+            settings.check_settings(settings.combine(path, {"data": given | {"train": files}}))
+            for path in tables
+        ]
+        train = _read(files, index)
+        with progress_bar() as progress:
+            models = [settings.make_model(one, progress) for one in checked]
+            rows = fit_and_compare(dict(zip(names, models, strict=True)), train)
+        out.print(comparison_table(rows, f"Fitted to {len(train)} structures"))
+        say(verdict(rows))
 
 
 @app.command()

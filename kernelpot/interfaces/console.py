@@ -26,7 +26,6 @@ __all__ = [
     "out",
     "progress_bar",
     "say",
-    "say_doubts",
     "say_model",
 ]
 
@@ -126,7 +125,7 @@ def say(text: str) -> None:
 
 
 def say_model(model: Any) -> None:
-    """Print what a fitted model is made of, and how it fits its own training data.
+    """Print what a fitted model is made of, how it fits its training data, and labels in doubt.
 
     Parameters
     ----------
@@ -137,6 +136,7 @@ def say_model(model: Any) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         say(f"  {name:<{width}}  {value}")
+    _say_doubts(model)
 
 
 def model_facts(model: Any) -> dict[str, str]:
@@ -157,24 +157,26 @@ def model_facts(model: Any) -> dict[str, str]:
     from kernelpot.report import UNITS, in_units
 
     summary = model.training_summary_
-    n_tangents = model.n_inducing_ - model.n_environments_
     numbers = summary["n_labels"]
+    zeta = [component.zeta for component in model.fitted_.components]
     errors = {
         name: ", ".join(
-            f"{kind} {in_units(kind, value):.3g} {UNITS[kind]}"
-            for kind, value in summary[name].items()
+            f"{kind} {in_units(kind, value):.3g} {UNITS[kind]}" for kind, value in values.items()
         )
-        for name in ("mae", "rmse")
+        for name, values in {
+            "mae": summary["mae"],
+            "rmse": summary["rmse"],
+            "left out": model.leave_out_errors_,
+        }.items()
     }
     hashes = summary["data_hash"]
     hashes = [hashes] if isinstance(hashes, str) else hashes
     return {
         "species": " ".join(chemical_symbols[z] for z in model.species_),
         "descriptor": repr(model.descriptor),
-        "kernel": f"zeta {_each(model.zeta)}, delta {_each(model.delta_)} eV"
+        "kernel": f"zeta {_each(zeta)}, delta {_each(model.delta_)} eV"
         + (" (by the evidence)" if model.delta is None else ""),
-        "inducing": f"{model.n_environments_} environments ({_selector(model)}),"
-        f" {n_tangents} tangents",
+        "inducing": _inducing(model),
         "baseline": model.baseline_.describe(),
         "repulsion": "none" if model.repulsion_ is None else model.repulsion_.describe(),
         "noise": _noise(model),
@@ -183,21 +185,17 @@ def model_facts(model: Any) -> dict[str, str]:
         + ", ".join(f"{n} {kind}" for kind, n in numbers.items() if n),
         "training MAE": errors["mae"],
         "training RMSE": errors["rmse"],
-        "log evidence": f"{model.log_evidence_:.1f}",
+        "left-out RMSE": errors["left out"] or "too few structures to leave any out",
+        "log evidence": f"{model.log_evidence_:.1f} (data fit {model.data_fit_:.1f}, Occam factor"
+        f" {model.log_evidence_ - model.data_fit_:.1f})",
         "seconds": ", ".join(f"{k} {v:.1f}" for k, v in summary["seconds"].items()),
         "data": "sha256 " + ", ".join(text[:16] for text in hashes),
         "versions": ", ".join(f"{k} {v}" for k, v in summary["versions"].items()),
     }
 
 
-def say_doubts(model: Any) -> None:
-    """Print the labels far from what the others say, if there are any.
-
-    Parameters
-    ----------
-    model : Any
-        A fitted `KernelPotential`.
-    """
+def _say_doubts(model: Any) -> None:
+    """A table of the labels far from what the others say, if there are any."""
     from kernelpot.report import UNITS, in_units
 
     if not model.doubts_:
@@ -220,8 +218,16 @@ def say_doubts(model: Any) -> None:
         say(f"... and {len(model.doubts_) - _DOUBTS} more: doubts_ in Python has all.")
 
 
-def _selector(model: Any) -> str:
-    return getattr(model.selector, "__name__", str(model.selector))
+def _inducing(model: Any) -> str:
+    """Environments and tangents, features of linear descriptors, as far as there are any."""
+    parts = []
+    if model.n_environments_:
+        chosen = sum(c.n_columns for c in model.fitted_.components if c.n_environments)
+        selector = getattr(model.selector, "__name__", str(model.selector))
+        parts = [f"{model.n_environments_} environments ({selector})"]
+        parts += [f"{chosen - model.n_environments_} tangents"]
+    features = sum(c.n_columns for c in model.fitted_.components if not c.n_environments)
+    return ", ".join(parts + ([f"{features} features of linear descriptors"] if features else []))
 
 
 def _sources(model: Any) -> dict[str, str]:

@@ -6,11 +6,10 @@ only the types, the limits and the words.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,8 +17,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from kernelpot.data import LabelKeys
-from kernelpot.descriptors.soap import BASES, COMPRESSIONS, ENGINES, Soap
+from kernelpot.descriptors.pairs import PairSplines
+from kernelpot.descriptors.soap import BASES as RADIAL_BASES
+from kernelpot.descriptors.soap import COMPRESSIONS, ENGINES, Soap
 from kernelpot.gp.inducing import SELECTORS
+from kernelpot.interfaces.settings_errors import Layout, explain, place_of
+from kernelpot.options import BASES
 from kernelpot.potential import KernelPotential
 
 if sys.version_info >= (3, 11):
@@ -60,7 +63,7 @@ _DESCRIPTOR = {
     "n_max": (Count, "radial functions"),
     "l_max": (WholeOrZero, "highest angular momentum"),
     "sigma": (Positive, "width of an atom's density, A"),
-    "basis": (Literal[BASES], "radial basis: " + ", ".join(BASES)),
+    "basis": (Literal[RADIAL_BASES], "radial basis: " + ", ".join(RADIAL_BASES)),
     "smoothing": (Part, "how the environment ends at the cutoff: a table, or none"),
     "scaling": (Part, "how the weight of a neighbour falls with its distance: a table, or none"),
     "weighting": (Table | None, "dscribe's table instead of smoothing and scaling"),
@@ -71,8 +74,14 @@ _DESCRIPTOR = {
     ),
     "engine": (Literal[ENGINES], "what computes: " + ", ".join(ENGINES)),
 }
+_PAIRS = {
+    "cutoff": (Positive, "distance from which on pairs do not interact, A"),
+    "n_splines": (Count, "splines between 0 and the cutoff"),
+    "length_scale": (Positive, "over what distance the energy of a pair changes, A"),
+}
 _MODEL = {
-    "zeta": (Count, "exponent of the kernel; 2 to 6"),
+    "basis": (Literal[BASES], "sparse, or full: every label a basis function (small molecules)"),
+    "zeta": (Count, "exponent of the kernel; 2 to 6, or 1 without tangents: a linear model"),
     "delta": (Positive | None, "prior deviation of a local energy, eV; else by the evidence"),
     "n_environments": (
         Count | dict[str, Count],
@@ -109,6 +118,17 @@ _MODEL = {
     ),
     "random_state": (int | None, "seed of random choices"),
 }
+_OWN = {
+    key: (_MODEL[key][0] | None, f"{key} of this descriptor, where it differs from [model]")
+    for key in ("zeta", "delta", "n_environments", "n_tangents")
+}
+_OWN_OF_PAIRS = {
+    "zeta": (Literal[1] | None, "pairs are a linear model"),
+    "delta": (_OWN["delta"][0], "prior deviation of the energy of a pair, eV, where it differs"),
+    "n_tangents": (Literal[0] | None, "pairs are a linear model"),
+}
+_SETTLED = {"zeta": 1, "n_tangents": 0}
+"""What `PairSplines` takes in the place of the values of [model]."""
 _KEYS = tuple(f"{kind}_key" for kind in LabelKeys._fields)
 _ELSEWHERE = ("descriptor", "progress", *_KEYS)
 """Parameters of KernelPotential that stand in other sections, or in none."""
@@ -124,7 +144,17 @@ def _section(
     return create_model(name, __base__=_Section, **described)
 
 
-DescriptorSettings = _section("DescriptorSettings", Soap().to_settings(), _DESCRIPTOR)
+def _table(kind: str, defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> type[BaseModel]:
+    words = "soap, or pairs: functions of distance alone, as a term of a sum"
+    return _section(
+        f"{kind.capitalize()}Settings",
+        {"kind": kind, **dict.fromkeys(_OWN), **defaults},
+        {"kind": (Literal[kind], words), **fields},
+    )
+
+
+SoapSettings = _table("soap", Soap().to_settings(), _DESCRIPTOR | _OWN)
+PairsSettings = _table("pairs", PairSplines().to_settings(), _PAIRS | _OWN_OF_PAIRS)
 ModelSettings = _section(
     "ModelSettings",
     {name: p.default for name, p in inspect.signature(KernelPotential).parameters.items()},
@@ -158,17 +188,19 @@ class FitSettings(_Section):
     """All sections of a settings file."""
 
     data: DataSettings
-    descriptor: DescriptorSettings = Field(default_factory=DescriptorSettings)
+    descriptor: list[Annotated[SoapSettings | PairsSettings, Field(discriminator="kind")]] = Field(
+        default_factory=lambda: [SoapSettings()], min_length=1
+    )
     model: ModelSettings = Field(default_factory=ModelSettings)
     output: OutputSettings = Field(default_factory=OutputSettings)
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "data": DataSettings,
-    "descriptor": DescriptorSettings,
     "model": ModelSettings,
     "output": OutputSettings,
 }
+_LAYOUT = Layout(_SECTIONS, {"soap": SoapSettings, "pairs": PairsSettings})
 
 
 def read_toml(path: str | PathLike[str]) -> dict[str, Any]:
@@ -215,11 +247,19 @@ def check_settings(raw: Mapping[str, Any]) -> FitSettings:
     SettingsError
         One line per fault: the key, what was given, what is allowed.
     """
+    raw = dict(raw)
+    tables = raw.get("descriptor", {})
+    tables = [tables] if isinstance(tables, Mapping) else tables
+    if isinstance(tables, list):
+        if not tables:
+            raise SettingsError("descriptor: an empty list was given; allowed: one table or more")
+        tables = [{"kind": "soap", **t} if isinstance(t, Mapping) else t for t in tables]
     try:
-        settings = FitSettings.model_validate(dict(raw))
+        settings = FitSettings.model_validate(raw | {"descriptor": tables})
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(error, raw))) from None
-    _make_descriptor(settings)
+        found = explain(error, raw | {"descriptor": tables}, _LAYOUT)
+        raise SettingsError("\n".join(found)) from None
+    _make_descriptors(settings)
     return settings
 
 
@@ -243,7 +283,8 @@ def combine(
     Raises
     ------
     SettingsError
-        There is no source, or it is not TOML.
+        There is no source, it is not TOML, or it has several descriptors and the command line
+        does not say which it means.
     """
     if source is None:
         raise SettingsError(
@@ -255,6 +296,10 @@ def combine(
     for section, values in given.items():
         values = {key: value for key, value in values.items() if value is not None}
         below = raw.get(section, {})
+        if section in ("descriptor", "model"):
+            _refuse_ambiguous(section, values, raw.get("descriptor", {}))
+        if section == "descriptor" and values and _is_single(below):
+            below = below[0]
         if values and isinstance(below, Mapping):
             raw[section] = {**below, **values}
     return raw
@@ -278,9 +323,21 @@ def make_model(
         Not yet fitted.
     """
     keys = {key: getattr(settings.data, key) for key in _KEYS}
-    return KernelPotential(
-        _make_descriptor(settings), **settings.model.model_dump(), **keys, progress=progress
-    )
+    descriptors = _make_descriptors(settings)
+    values = settings.model.model_dump()
+    values |= {key: _of_each(key, settings.descriptor, values[key]) for key in _OWN}
+    descriptor = descriptors if len(descriptors) > 1 else descriptors[0]
+    return KernelPotential(descriptor, **values, **keys, progress=progress)
+
+
+def _of_each(key: str, tables: list[Any], value: Any) -> Any:
+    """A parameter of each descriptor: a single value where all are equal."""
+    values = []
+    for table in tables:
+        own = getattr(table, key, None)
+        common = _SETTLED.get(key, value) if table.kind == "pairs" else value
+        values.append(common if own is None else own)
+    return values if any(other != values[0] for other in values) else values[0]
 
 
 def example() -> str:
@@ -292,24 +349,60 @@ def example() -> str:
         TOML; keys without a default are commented out.
     """
     lines = ["# Settings of `kernelpot fit`: every key with its default."]
-    for name, section in _SECTIONS.items():
-        lines += ["", f"[{name}]"]
-        for key, field in section.model_fields.items():
-            default = "train.xyz" if field.is_required() else field.default
-            value = f"# {key} =" if default is None else f"{key} = {_toml(default)}"
-            lines += [f"# {field.description}", value]
+    for name, section in {"data": DataSettings, "descriptor": SoapSettings, **_SECTIONS}.items():
+        lines += ["", f"[{name}]", *_lines_of(section)]
+        if name == "descriptor":
+            lines += ["", *_SUM, *("# " + line for line in _lines_of(PairsSettings, _SETTLED))]
     return "\n".join(lines) + "\n"
 
 
-def _make_descriptor(settings: FitSettings) -> Soap:
-    given = settings.descriptor.model_dump()
-    given |= {key: None for key in ("smoothing", "scaling") if given[key] == "none"}
-    try:
-        descriptor = Soap.from_settings(given)
-        descriptor.validate()
-    except (ValueError, TypeError) as error:
-        raise SettingsError(f"[descriptor] {error}") from error
-    return descriptor
+_SUM = (
+    "# For a sum of Gaussian processes write [[descriptor]] instead of [descriptor], with each of",
+    "# the descriptors under a [[descriptor]] of its own. Functions of distance alone:",
+    "# [[descriptor]]",
+)
+
+
+def _lines_of(section: type[BaseModel], without: Collection[str] = ()) -> list[str]:
+    lines = []
+    for key, field in section.model_fields.items():
+        if key in without:
+            continue
+        default = "train.xyz" if field.is_required() else field.default
+        value = f"# {key} =" if default is None else f"{key} = {_toml(default)}"
+        lines += [f"# {field.description}", value]
+    return lines
+
+
+def _refuse_ambiguous(section: str, values: Mapping[str, Any], tables: Any) -> None:
+    """Options that could mean any of several descriptors, or that a descriptor overrules."""
+    tables = tables if isinstance(tables, list) else [tables]
+    overruled = [key for key in values if any(isinstance(t, Mapping) and key in t for t in tables)]
+    unclear = list(values) if section == "descriptor" and len(tables) > 1 else []
+    for key in [*unclear, *(overruled if section == "model" else [])]:
+        raise SettingsError(
+            f"--{key.replace('_', '-')}: the settings file has it for each descriptor by itself; "
+            "change it there"
+        )
+
+
+def _is_single(tables: Any) -> bool:
+    return isinstance(tables, list) and len(tables) == 1
+
+
+def _make_descriptors(settings: FitSettings) -> list[Soap | PairSplines]:
+    descriptors = []
+    for index, table in enumerate(settings.descriptor):
+        own = {"kind", *_OWN}
+        given = {key: value for key, value in table.model_dump().items() if key not in own}
+        given |= {key: None for key, value in given.items() if value == "none"}
+        cls = PairSplines if table.kind == "pairs" else Soap
+        try:
+            descriptors.append(cls.from_settings(given))
+            descriptors[-1].validate()
+        except (ValueError, TypeError) as error:
+            raise SettingsError(f"{place_of(index, settings.descriptor)} {error}") from error
+    return descriptors
 
 
 def _toml(value: Any) -> str:
@@ -321,61 +414,3 @@ def _toml(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
     return json.dumps(value)
-
-
-def _explain(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
-    """One line per faulty key; pydantic reports each branch of a union by itself."""
-    faults: dict[tuple[str, ...], list[Any]] = {}
-    for fault in error.errors(include_url=False):
-        faults.setdefault(tuple(str(part) for part in fault["loc"][:2]), []).append(fault)
-    return [_explain_key(loc, found, raw) for loc, found in faults.items()]
-
-
-def _explain_key(loc: tuple[str, ...], found: list[Any], raw: Mapping[str, Any]) -> str:
-    kind = found[0]["type"]
-    if len(loc) == 1:
-        return _explain_section(loc[0], kind, raw)
-    section, key = loc
-    known = _SECTIONS[section].model_fields
-    if kind == "extra_forbidden":
-        return f"[{section}] {key}: there is no such key; {_nearest_key(section, key)}"
-    if kind == "missing":
-        return f"[{section}] {key}: missing; needed are {known[key].description}"
-    allowed = " or ".join(dict.fromkeys(_allowed(fault) for fault in found))
-    return (
-        f"[{section}] {key}: {raw[section][key]!r} was given; allowed: {allowed}"
-        f" ({known[key].description})"
-    )
-
-
-def _explain_section(section: str, kind: str, raw: Mapping[str, Any]) -> str:
-    if section in _SECTIONS:
-        if kind == "missing":
-            return f"[{section}] is missing; needed is at least {section}.train"
-        return f"{section}: {raw[section]!r} was given; allowed: a section [{section}] with keys"
-    homes = [name for name, model in _SECTIONS.items() if section in model.model_fields]
-    if homes:
-        return f"{section} stands outside of its section: put it under [{homes[0]}]"
-    near = difflib.get_close_matches(section, _SECTIONS, n=1)
-    hint = f"the nearest is [{near[0]}]" if near else f"there are {', '.join(_SECTIONS)}"
-    return f"[{section}]: there is no such section; {hint}"
-
-
-def _nearest_key(section: str, key: str) -> str:
-    elsewhere = [name for name, model in _SECTIONS.items() if key in model.model_fields]
-    if elsewhere:
-        return f"it belongs under [{elsewhere[0]}]"
-    known = list(_SECTIONS[section].model_fields)
-    near = difflib.get_close_matches(key.lower().replace("-", "_"), known, n=1)
-    return f"the nearest is {near[0]}" if near else f"there are {', '.join(known)}"
-
-
-def _allowed(fault: Mapping[str, Any]) -> str:
-    within = ".".join(str(part) for part in fault["loc"][2:] if not _is_type_name(str(part)))
-    words = str(fault["msg"]).removeprefix("Input should be ")
-    return f"{within}: {words}" if within else words
-
-
-def _is_type_name(part: str) -> bool:
-    """Whether pydantic put the name of a branch of a union into the place of a key."""
-    return part in {"float", "int", "str"} or "[" in part

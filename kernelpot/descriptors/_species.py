@@ -1,0 +1,63 @@
+"""Species as people name them: chemical symbols or atomic numbers, in any order."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable
+
+from ase.data import atomic_numbers, chemical_symbols
+
+__all__ = ["ascending", "atomic_number"]
+
+
+def atomic_number(who: str, key: str | int) -> int:
+    """Atomic number of a species.
+
+    Parameters
+    ----------
+    who : str
+        Whom an error speaks for.
+    key : str | int
+        Chemical symbol or atomic number.
+
+    Returns
+    -------
+    int
+        The atomic number.
+
+    Raises
+    ------
+    ValueError
+        If there is no such element.
+    """
+    if isinstance(key, str) and key in atomic_numbers:
+        return atomic_numbers[key]
+    if isinstance(key, numbers.Integral) and 0 < key < len(chemical_symbols):
+        return int(key)
+    raise ValueError(f"{who}: {key!r} is neither a chemical symbol nor an atomic number")
+
+
+def ascending(who: str, species: Iterable[int | str]) -> tuple[int, ...]:
+    """Distinct atomic numbers in ascending order.
+
+    Parameters
+    ----------
+    who : str
+        Whom an error speaks for.
+    species : Iterable[int | str]
+        Chemical symbols or atomic numbers.
+
+    Returns
+    -------
+    tuple[int, ...]
+        At least one number.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or one is no element.
+    """
+    numbers_z = tuple(sorted({atomic_number(who, key) for key in species}))
+    if not numbers_z:
+        raise ValueError(f"{who}: no species; give the atomic numbers of the elements: (1, 6)")
+    return numbers_z

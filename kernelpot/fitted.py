@@ -1,0 +1,192 @@
+"""What a fit learned, and the posterior of its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+
+from kernelpot.conventions import Float, LabelSet
+from kernelpot.gp.covariances import K_mm
+from kernelpot.gp.nuisance import put_in_front, without_front
+from kernelpot.gp.solvers import Posterior, Triangle, Whitening, posterior, whiten_blocks
+from kernelpot.label_rows import Known
+from kernelpot.rows import Component
+from kernelpot.sources import SHIFT_PRIOR, SourceShifts
+from kernelpot.terms.composition import CompositionBaseline
+from kernelpot.terms.repulsion import CoreRepulsion
+
+__all__ = [
+    "Fitted",
+    "Solved",
+    "effective_noise",
+    "no_posterior",
+    "predictive",
+    "solve",
+    "solve_rows",
+    "whitening_of",
+]
+
+_RANK_TOLERANCE = 1e-10
+"""Inducing variables whose variance is, given the others, below this fraction are dependent."""
+
+
+class Fitted(NamedTuple):
+    """Everything that a fit learns."""
+
+    components: tuple[Component, ...]
+    baseline: CompositionBaseline
+    repulsion: CoreRepulsion | None
+    shifts: SourceShifts  # between sources of labels
+    triangles: dict[LabelSet, Triangle]
+    noise: dict[LabelSet, float]  # factors on the assumed standard deviations
+    force_priority: float
+    delta_g: tuple[float, ...]
+    weights_m: Float  # mean weights of the inducing variables
+    log_evidence: float
+    data_fit: float  # the part of it that is not the Occam factor
+    leave_out: dict[str, float]  # RMSE on left-out folds, by kind of label; of the last full fit
+    posterior: Callable[[], Posterior]  # solved on demand where the fit comes from a file; of
+    # the shifts, and then of the inducing variables
+    seconds: dict[str, float]
+
+    @property
+    def known(self) -> Known:
+        """What was known before the weights."""
+        return Known(self.components, self.baseline, self.repulsion, self.shifts)
+
+
+class Solved(NamedTuple):
+    """A posterior that is there already, behind the call that asks for it."""
+
+    posterior: Posterior
+
+    def __call__(self) -> Posterior:
+        """Give it."""
+        return self.posterior
+
+
+def no_posterior() -> NoReturn:
+    """Stands where the posterior is in a sparse fit.
+
+    Raises
+    ------
+    ValueError
+        Always.
+    """
+    raise ValueError(
+        "a model with basis='full' keeps its weights only, not the covariance of all labels: it "
+        "has no standard deviations and learns no new data. Fit with basis='sparse' for these."
+    )
+
+
+def solve(fitted: Fitted) -> Posterior:
+    """Posterior from the statistics of the training rows.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        Whose components, statistics and hyperparameters are used.
+
+    Returns
+    -------
+    Posterior
+        Mean weights, covariance, log evidence; of the shifts between sources, and then of the
+        inducing variables.
+    """
+    effective = effective_noise(fitted.noise, fitted.force_priority)
+    whitening = put_in_front(fitted.shifts.n_columns, whitening_of(fitted.components))
+    return solve_rows(fitted.triangles, whitening, fitted.components, fitted.delta_g, effective)
+
+
+def predictive(fitted: Fitted) -> Posterior:
+    """Posterior of the inducing variables alone, which is all that predictions need.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        Whose posterior is meant.
+
+    Returns
+    -------
+    Posterior
+        Without the shifts between sources.
+    """
+    return without_front(fitted.posterior(), fitted.shifts.n_columns)
+
+
+def solve_rows(
+    triangles: Mapping[LabelSet, Triangle],
+    whitening: Whitening,
+    components: Sequence[Component],
+    delta_g: Sequence[float],
+    noise: Mapping[LabelSet, float],
+) -> Posterior:
+    """Posterior from statistics of rows and hyperparameters.
+
+    Parameters
+    ----------
+    triangles : Mapping[LabelSet, Triangle]
+        Statistics of the rows of each set of labels.
+    whitening : Whitening
+        Of the shifts between sources, where there are any, and of the inducing variables.
+    components : Sequence[Component]
+        The Gaussian processes whose sum is the model.
+    delta_g : Sequence[float]
+        Amplitude of each, eV.
+    noise : Mapping[LabelSet, float]
+        Factors by which rows are divided.
+
+    Returns
+    -------
+    Posterior
+        Of the shifts, and then of the inducing variables.
+    """
+    delta_b = np.repeat(delta_g, [len(c.inducing) for c in components]).tolist()
+    if len(whitening.blocks) > len(delta_b):
+        delta_b.insert(0, SHIFT_PRIOR)
+    return posterior(
+        list(triangles.values()), whitening, delta_b, [noise[label] for label in triangles]
+    )
+
+
+def whitening_of(components: Sequence[Component]) -> Whitening:
+    """Whitening of the inducing variables of all components.
+
+    Parameters
+    ----------
+    components : Sequence[Component]
+        The Gaussian processes whose sum is the model.
+
+    Returns
+    -------
+    Whitening
+        One block for each component and species.
+    """
+    blocks = [K_mm(group, one.zeta) for one in components for group in one.inducing]
+    return whiten_blocks(blocks, _RANK_TOLERANCE)
+
+
+def effective_noise(
+    noise: Mapping[LabelSet, float], force_priority: float
+) -> dict[LabelSet, float]:
+    """Noise factors that count in the fit: with the priority that forces are given.
+
+    Parameters
+    ----------
+    noise : Mapping[LabelSet, float]
+        Factors on the assumed standard deviations.
+    force_priority : float
+        Factor on the weight of forces.
+
+    Returns
+    -------
+    dict[LabelSet, float]
+        Factors by which rows are divided.
+    """
+    return {
+        label: factor / math.sqrt(force_priority) if label.kind == "forces" else factor
+        for label, factor in noise.items()
+    }
