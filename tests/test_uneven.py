@@ -7,12 +7,15 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 from numpy.testing import assert_allclose
+from typer.testing import CliRunner
 
 from kernelpot import KernelPotential, Soap, load
 from kernelpot.data import DataError, structures_from_atoms
 from kernelpot.gp import nuisance, solvers
 from kernelpot.gp.leave_out import leave_block_out
+from kernelpot.interfaces import cli
 from kernelpot.report import compare_model
 from kernelpot.terms.composition import fit_composition
 from tests.conftest import alloy, label
@@ -426,6 +429,34 @@ def test_good_labels_are_not_doubted(alloys, emt_images, emt_soap):
         plain = KernelPotential(emt_soap, **SMALL).fit(images)
         assert robust.doubts_ == ()
         assert_allclose(robust.fitted_.weights_m, plain.fitted_.weights_m)
+
+
+def test_the_full_basis_neither_doubts_nor_shifts(alloys, emt_soap):
+    few = alloys[0][:6]
+    args = {"basis": "full", "n_tangents": 1}
+    with pytest.raises(ValueError, match="robust needs basis='sparse'"):
+        KernelPotential(emt_soap, robust=True, **args).fit(few)
+    with pytest.raises(DataError, match=r"no shifts between sources.*'fine', 'other'"):
+        KernelPotential(emt_soap, **args).fit(two_sources(few))
+    model = KernelPotential(emt_soap, **args).fit(few)
+    assert model.doubts_ == ()
+    with pytest.raises(ValueError, match="keeps its weights only"):
+        model.leave_one_out(few)
+
+
+def test_the_command_line_prints_doubts(planted, tmp_path):
+    write(tmp_path / "train.xyz", planted, format="extxyz")
+    small = ["--cutoff", "4", "--n-max", "4", "--l-max", "3", "--n-environments", "20"]
+    command = ["fit", str(tmp_path / "train.xyz"), "-o", str(tmp_path / "m.kpot"), *small]
+    runner = CliRunner(env={"COLUMNS": "120"})
+    result = runner.invoke(cli.app, [*command, "--n-tangents", "5", "--robust"])
+    assert result.exit_code == 0, result.output
+    for words in ("Labels in doubt", "train.xyz, frame 7", "train.xyz, frame 11", "meV/atom"):
+        assert words in result.stdout
+    assert "frame 20" in runner.invoke(cli.app, ["info", str(tmp_path / "m.kpot")]).stdout
+    result = runner.invoke(cli.app, [*command, "--force", "--reference-source", "none"])
+    assert result.exit_code == 2
+    assert "is the source of no structure" in result.output
 
 
 @pytest.mark.parametrize("value", [1.0, -3.0, np.nan, 0])
