@@ -81,6 +81,7 @@ class _Chunk(NamedTuple):
     y: list[Float]
     sigma: list[Float]
     label_sets: list[Int]
+    alone: list[bool]  # whether it is an isolated atom
 
 
 def fit_full_basis(
@@ -180,9 +181,9 @@ def _rmse(errors_r: Float, kind_r: list[str], chunks: Sequence[_Chunk]) -> dict[
     """Of each kind of label; isolated atoms, which nothing else can predict, do not count."""
     alone_r = np.concatenate(
         [
-            np.full(len(y), sum(x.shape[1] for x in chunk.x_z) == 1)
+            np.full(len(y), alone)
             for chunk in chunks
-            for y in chunk.y
+            for y, alone in zip(chunk.y, chunk.alone, strict=True)
         ]
     )
     kind_r = np.where(alone_r, "", np.array(kind_r))
@@ -250,7 +251,7 @@ def _chunk(
         sizes = [len(axes_kq) for axes_kq in bound.axes_z]
     x_z = [np.empty((n_s, n, n_q)) for n, n_q in zip(counts, sizes, strict=True)]
     J_z = [np.zeros((n_s, n_g, n, n_q)) for n, n_q in zip(counts, sizes, strict=True)]
-    chunk = _Chunk(x_z, J_z, members, [], [], [], [], [])
+    chunk = _Chunk(x_z, J_z, members, [], [], [], [], [], [])
     for k, s in enumerate(members):
         structure = structures[s]
         system = system_of(bound, structure)
@@ -277,6 +278,7 @@ def _chunk(
         chunk.y.append(y[known])
         chunk.sigma.append(sigma[kind[known]])
         chunk.label_sets.append(sets[kind[known]])
+        chunk.alone.append(structure.n_atoms == 1 and len(system.pairs.r_p) == 0)
     return chunk
 
 

@@ -14,7 +14,7 @@ from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
 from kernelpot.neighbours import find_pairs
 
-__all__ = ["CompositionBaseline", "fit_composition"]
+__all__ = ["CompositionBaseline", "fit_composition", "is_isolated"]
 
 log = logging.getLogger("kernelpot")
 
@@ -152,7 +152,7 @@ def fit_composition(
     tuple[CompositionBaseline, Int]
         The baseline, and the indices of all structures but the isolated atoms that define it.
     """
-    isolated = [_is_isolated(s, cutoff) for s in structures]
+    isolated = [is_isolated(s, cutoff) for s in structures]
     keep = np.flatnonzero(~np.asarray(isolated, dtype=bool)).astype(np.intp)
     species = np.unique(np.concatenate([s.numbers_n for s in structures]))
     energies_z = np.zeros(len(species))
@@ -176,8 +176,21 @@ def fit_composition(
     return baseline, keep
 
 
-def _is_isolated(structure: Structure, cutoff: float) -> bool:
-    """Whether this is one atom with an energy that the descriptor sees alone."""
+def is_isolated(structure: Structure, cutoff: float) -> bool:
+    """Whether this is one atom with an energy that the descriptor sees alone.
+
+    Parameters
+    ----------
+    structure : Structure
+        Any.
+    cutoff : float
+        Of the descriptor, angstrom.
+
+    Returns
+    -------
+    bool
+        True for one atom without neighbours, images included.
+    """
     if structure.n_atoms != 1 or not np.isfinite(structure.energy):
         return False
     pairs = find_pairs(structure.positions_nc, structure.cell_cc, structure.pbc_c, cutoff)
