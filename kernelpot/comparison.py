@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from ase import Atoms
 
-from kernelpot.conventions import LABEL_KINDS, LabelSet
+from kernelpot.conventions import LABEL_KINDS
 from kernelpot.neighbours import find_pairs
 from kernelpot.potential import KernelPotential
 from kernelpot.report import UNITS, in_units
@@ -66,13 +66,12 @@ def fit_and_compare(
     if not models:
         raise ValueError("there is nothing to compare: give models by name")
     rows: list[ModelRow] = []
-    labels: dict[str, dict[LabelSet, int]] = {}
+    labels: dict[str, dict[str, int]] = {}
     for name, model in models.items():
         started = time.perf_counter()
         model.fit(images)
         seconds = time.perf_counter() - started
-        found = model.fitted_.triangles
-        labels[name] = {label: triangle.n_rows for label, triangle in found.items()}
+        labels[name] = model.training_summary_["n_labels"]
         _refuse_other_labels(labels)
         rows.append(
             ModelRow(
@@ -91,15 +90,12 @@ def fit_and_compare(
     return tuple(row._replace(behind=row.log_evidence - best) for row in rows)
 
 
-def _refuse_other_labels(labels: dict[str, dict[LabelSet, int]]) -> None:
+def _refuse_other_labels(labels: dict[str, dict[str, int]]) -> None:
     first, name = next(iter(labels)), next(reversed(labels))
     expected, found = labels[first], labels[name]
     if found == expected:
         return
-    words = [
-        ", ".join(f"{n} of {' of '.join(filter(None, label))}" for label, n in counts.items())
-        for counts in (expected, found)
-    ]
+    words = [", ".join(f"{n} {kind}" for kind, n in counts.items()) for counts in (expected, found)]
     raise ValueError(
         f"the evidence compares models of the same labels, but {first} is fitted to {words[0]}, "
         f"and {name} to {words[1]}: give all of them the same keys of labels"

@@ -14,7 +14,7 @@ from kernelpot.data import Structure
 from kernelpot.gp.crossvalidation import fold_errors, minimise
 from kernelpot.gp.evidence import DELTA_RANGE, Gram, add_grams, gram, maximise, no_gram
 from kernelpot.gp.solvers import Triangle, Whitening
-from kernelpot.options import Options
+from kernelpot.options import NOISE_RANGE, Options
 from kernelpot.rows import Component
 
 __all__ = ["COARSE", "choose_hyperparameters", "folds_of", "leave_out_errors"]
@@ -27,8 +27,6 @@ COARSE = 1500
 """Inducing variables with which they are found: of the independent ones the most telling."""
 _IMPORTANCE = {"energy": 1.0, "forces": 1.0, "stress": 0.3}
 """How much a per cent of error of each kind of label counts in that search."""
-_NOISE_RANGE = {"energy": (1e-6, 1.0), "forces": (1e-4, 10.0), "stress": (1e-6, 1.0)}
-"""Bounds of learned noise (eV/atom, eV/angstrom, eV/angstrom^3): wider than labels can be."""
 
 
 def folds_of(structures: Sequence[Structure], isolated: set[int], options: Options) -> list[Int]:
@@ -101,7 +99,7 @@ def choose_hyperparameters(
     component_k = _component_k(components, whitening)
     # Bounds are absolute, the factors relative to what was assumed.
     ranges = [
-        tuple(limit / getattr(options.noise, label.kind) for limit in _NOISE_RANGE[label.kind])
+        tuple(limit / getattr(options.noise, label.kind) for limit in NOISE_RANGE[label.kind])
         if free
         else (1.0, 1.0)
         for label, free in zip(labels, learned, strict=True)

@@ -13,7 +13,7 @@ from kernelpot.descriptors import DESCRIPTORS
 from kernelpot.descriptors.projected import ProjectedDescriptor
 from kernelpot.descriptors.protocol import BoundDescriptor, Descriptor
 from kernelpot.gp.inducing import Inducing
-from kernelpot.gp.solvers import Posterior, Triangle
+from kernelpot.gp.solvers import Triangle
 from kernelpot.rows import Component
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
@@ -161,10 +161,11 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
         log_evidence=header["log_evidence"],
         data_fit=header["data_fit"],
         leave_out=header["leave_out_rmse"],
-        posterior=_unsolved,
+        posterior=training.no_posterior,
         seconds=header["seconds"],
     )
-    fitted = fitted._replace(posterior=functools.partial(training.solve, fitted))
+    if triangles:
+        fitted = fitted._replace(posterior=functools.partial(training.solve, fitted))
     descriptor = descriptors if header["several_descriptors"] else descriptors[0]
     return State(header["parameters"], descriptor, fitted, header["training"])
 
@@ -174,11 +175,6 @@ def _bind(
 ) -> BoundDescriptor:
     bound = descriptor.bind(species)
     return bound if axes_z[0] is None else ProjectedDescriptor(bound, axes_z)
-
-
-def _unsolved() -> Posterior:
-    """Stands where the call that solves the posterior goes once the rest is there."""
-    raise NotImplementedError("the posterior of a model file is solved from its statistics")
 
 
 def _upper(n_rows: int, n_columns: int) -> tuple[Float, Float]:

@@ -14,7 +14,12 @@ from kernelpot.descriptors.protocol import Descriptor, is_linear
 from kernelpot.gp.inducing import SELECTORS, Selector
 from kernelpot.gp.kernels import check_zeta
 
-__all__ = ["ComponentOptions", "Options", "check_options"]
+__all__ = ["NOISE_RANGE", "ComponentOptions", "Options", "check_options"]
+
+
+NOISE_RANGE = {"energy": (1e-6, 1.0), "forces": (1e-6, 10.0), "stress": (1e-7, 1.0)}
+"""Bounds of learned noise (eV/atom, eV/angstrom, eV/angstrom^3): wider than labels can be."""
+BASES = ("sparse", "full")
 
 
 class ComponentOptions(NamedTuple):
@@ -31,6 +36,7 @@ class Options(NamedTuple):
     """Settings of a fit."""
 
     components: tuple[ComponentOptions, ...]
+    basis: str
     feature_tolerance: float
     tangent_threshold: float
     selector: str | Selector
@@ -73,6 +79,13 @@ def check_options(parameters: dict[str, Any]) -> Options:
         _component(descriptor, *(values[c] for values in shared.values()))
         for c, descriptor in enumerate(descriptors)
     )
+    basis = parameters["basis"]
+    if basis not in BASES:
+        raise ValueError(f"basis must be one of {', '.join(BASES)}; got {basis!r}")
+    if basis == "full" and len(components) > 1:
+        raise ValueError("basis='full' takes one descriptor; a sum of several is sparse")
+    if basis == "full" and is_linear(descriptors[0]):
+        raise ValueError("basis='full' is for kernels; a linear model has its features as basis")
     threshold = parameters["tangent_threshold"]
     if not (np.isfinite(threshold) and 0 <= threshold < 1):
         raise ValueError(
@@ -101,6 +114,7 @@ def check_options(parameters: dict[str, Any]) -> Options:
             noise = noise._replace(**{kind: sigma})
     return Options(
         components,
+        basis,
         float(tolerance),
         float(threshold),
         selector,

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import kernelpot.model_file as model_file
 import kernelpot.training as training
+from kernelpot.automatic import fit_automatically
 from kernelpot.conventions import (
     LABEL_KINDS,
     Float,
@@ -52,6 +53,12 @@ class KernelPotential(BaseEstimator):
         Gaussian processes, one for each descriptor; zeta, delta, n_environments and n_tangents
         may then be lists too. A linear descriptor (`PairSplines`) has zeta 1 and neither
         environments nor tangents: single values speak of the others, entries of a list must agree.
+    basis : str
+        "sparse": environments and tangents, as many as n_environments and n_tangents say. "full":
+        every label is a basis function, the exact Gaussian process: the most accurate for small
+        molecules, with up to some ten thousand labels (memory is four bytes times the square of
+        their number); n_environments and n_tangents do not count, and there are neither standard
+        deviations nor ``partial_fit``.
     zeta : int | list[int]
         Exponent of the kernel. With 1 (and ``n_tangents=0``) the model is linear in the features:
         for a `Soap`, three-body terms over the length of the power spectrum.
@@ -127,6 +134,8 @@ class KernelPotential(BaseEstimator):
         Number of inducing environments.
     training_summary_ : dict[str, Any]
         Counts, errors on the training data, hash of the data, versions, times.
+    auto_ : dict[str, Any]
+        After `auto`: the trials of the race, and why the settings are what they are.
     predictor_ : Predictor
         The potential as arrays, which calculators call.
 
@@ -142,6 +151,7 @@ class KernelPotential(BaseEstimator):
         self,
         descriptor: Descriptor | list[Descriptor] | None = None,
         *,
+        basis: str = "sparse",
         zeta: int | list[int] = 4,
         delta: float | list[float | None] | None = None,
         n_environments: int | dict[str, int] | list[int | dict[str, int]] = 300,
@@ -162,6 +172,7 @@ class KernelPotential(BaseEstimator):
         progress: Progress | None = None,
     ):
         self.descriptor = descriptor
+        self.basis = basis
         self.zeta = zeta
         self.delta = delta
         self.n_environments = n_environments
@@ -180,6 +191,63 @@ class KernelPotential(BaseEstimator):
         self.virial_key = virial_key
         self.random_state = random_state
         self.progress = progress
+
+    @classmethod
+    def auto(
+        cls,
+        images: Iterable[Atoms],
+        *,
+        time_budget: float = 1800.0,
+        cost: float | None = None,
+        **parameters: Any,
+    ) -> KernelPotential:
+        """Choose all settings by the data, and fit.
+
+        Descriptors race on parts of the structures, judged by their errors on structures left out
+        in turn; noise levels and amplitudes are found as in every fit. ``auto_`` says what was
+        tried and why the settings are what they are.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            Labelled structures; no other data are looked at.
+        time_budget : float
+            Seconds for all of it.
+        cost : float | None
+            Most that a prediction may cost, microseconds per atom on this machine.
+        **parameters : Any
+            Of the model, where they are not to be chosen: keys of labels, ``force_priority``,
+            ``random_state``, ``progress`` and the like.
+
+        Returns
+        -------
+        KernelPotential
+            Fitted, with the settings as its parameters.
+
+        Raises
+        ------
+        ValueError
+            If a budget is not positive, or a parameter or a structure is not valid.
+        """
+        for name, value in (("time_budget", time_budget), ("cost", cost)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive; got {value!r}")
+        images = list(images)
+        progress = parameters.get("progress")
+        model, race, why = fit_automatically(
+            # The progress of the trials is that of the race.
+            lambda settings: cls(**{**parameters, "progress": None, **settings}),
+            lambda settings: cls(**{**parameters, **settings}),
+            images,
+            cls(**parameters)._structures(images, labels="required"),
+            time_budget=time_budget,
+            cost=cost,
+            random_state=parameters.get("random_state", 0),
+            tell=progress or (lambda stage, done, total: None),
+        )
+        model.auto_ = {"why": list(why), "trials": [trial.describe() for trial in race.trials]}
+        model.training_summary_["auto"] = model.auto_
+        return model
 
     # ------------------------------------------------------------------------------ fit
 
@@ -438,4 +506,6 @@ def load(path: str | PathLike[str]) -> KernelPotential:
     model._descriptor = state.descriptor
     model._adopt(state.fitted)
     model.training_summary_ = state.summary
+    if "auto" in state.summary:
+        model.auto_ = state.summary["auto"]
     return model

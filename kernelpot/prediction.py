@@ -19,7 +19,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from kernelpot._jit import njit
-from kernelpot._threads import one_blas_thread
+from kernelpot._machine import one_blas_thread
 from kernelpot.conventions import Float, Int, Pairs, System, as_int
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel_scalar

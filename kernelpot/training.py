@@ -17,12 +17,11 @@ from kernelpot.conventions import (
     Float,
     LabelSet,
     Progress,
-    System,
-    voigt_from_tensor,
 )
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError, DataWarning, check_energy_scale
-from kernelpot.descriptors.protocol import is_linear
+from kernelpot.descriptors.protocol import BoundDescriptor, is_linear
+from kernelpot.full_basis import fit_full_basis
 from kernelpot.gp.covariances import K_mm
 from kernelpot.gp.evidence import Gram, gram
 from kernelpot.gp.solvers import (
@@ -43,8 +42,9 @@ from kernelpot.hyperparameters import (
 )
 from kernelpot.options import Options
 from kernelpot.reduction import reduce_features
-from kernelpot.rows import Component, collect, structure_rows
+from kernelpot.rows import Component, structure_rows
 from kernelpot.selection import choose_inducing, system_of
+from kernelpot.targets import to_learn
 from kernelpot.terms.composition import CompositionBaseline, fit_composition
 from kernelpot.terms.repulsion import CoreRepulsion, fit_repulsion
 
@@ -128,6 +128,9 @@ def fit(
             f"bonding. Add structures with neighbours within the cutoff of {cutoff:g} A."
         )
     isolated = set(range(len(structures))) - set(keep.tolist())
+    repulsion = fit_repulsion(structures, cutoff) if options.core_repulsion else None
+    if options.basis == "full":
+        return _fit_full(structures, bound_g[0], options, baseline, repulsion, tell)
     components = tuple(
         Component(
             bound,
@@ -146,7 +149,6 @@ def fit(
         )
         for bound, one in zip(bound_g, options.components, strict=True)
     )
-    repulsion = fit_repulsion(structures, cutoff) if options.core_repulsion else None
     seconds["selection"] = time.perf_counter() - started
     n_columns = sum(component.n_columns for component in components)
     n_environments = sum(component.n_environments for component in components)
@@ -204,6 +206,51 @@ def fit(
     )
 
 
+def _fit_full(
+    structures: Sequence[Structure],
+    bound: BoundDescriptor,
+    options: Options,
+    baseline: CompositionBaseline,
+    repulsion: CoreRepulsion | None,
+    tell: Progress,
+) -> Fitted:
+    """The fit whose inducing variables are the labels: no statistics of rows remain."""
+    started = time.perf_counter()
+    one = options.components[0]
+    found = fit_full_basis(
+        structures, bound, one.zeta, one.delta, options, baseline, repulsion, tell
+    )
+    return Fitted(
+        (Component(bound, one.zeta, found.inducing),),
+        baseline,
+        repulsion,
+        {},
+        found.noise,
+        options.force_priority,
+        (found.delta,),
+        found.weights_m,
+        found.log_evidence,
+        found.data_fit,
+        found.leave_out,
+        no_posterior,
+        {"full basis": time.perf_counter() - started},
+    )
+
+
+def no_posterior() -> Posterior:
+    """Stands where the posterior is in a sparse fit.
+
+    Raises
+    ------
+    ValueError
+        Always.
+    """
+    raise ValueError(
+        "a model with basis='full' keeps its weights only, not the covariance of all labels: it "
+        "has no standard deviations and learns no new data. Fit with basis='sparse' for these."
+    )
+
+
 def _tell_of_part(tell: Progress, before: int, total: int, stage: str, done: int, _: int) -> None:
     tell(stage, before + done, total)
 
@@ -232,6 +279,8 @@ def update(
         The fit to old and new data: to rounding, what one fit with the same baseline and inducing
         variables would give.
     """
+    if not fitted.triangles:
+        no_posterior()
     tell = progress or _say_nothing
     started = time.perf_counter()
     triangles = _add_rows(
@@ -337,7 +386,7 @@ def _add_rows(
         if gradients or has_energy:
             system = system_of(longest, structure)
             rows = structure_rows(components, system, gradients=gradients)
-            energy, forces_r, stress_v = _to_learn(structure, system, baseline, repulsion)
+            energy, forces_r, stress_v = to_learn(structure, system.pairs, baseline, repulsion)
         if has_energy:
             # sigma_energy is per atom, so the row is the energy per atom.
             reducers[LabelSet("energy", structure.source)].add(
@@ -360,28 +409,6 @@ def _add_rows(
         tell("rows", s + 1, len(structures))
     finished = {label: reducer.finish() for label, reducer in reducers.items()}
     return {label: triangle for label, triangle in finished.items() if triangle.n_rows}
-
-
-def _to_learn(
-    structure: Structure,
-    system: System,
-    baseline: CompositionBaseline,
-    repulsion: CoreRepulsion | None,
-) -> tuple[float, Float, Float]:
-    """Labels less what is known beforehand: energy, force components, stress."""
-    energy = structure.energy - baseline.energy_of(structure.numbers_n)
-    forces_nc, stress_v = structure.forces_nc, structure.stress_v
-    if repulsion is not None and np.any(system.pairs.r_p < repulsion.reach):
-        pairs = system.pairs
-        energies_n, gradient_pc = repulsion.evaluate(structure.numbers_n, pairs)
-        known_nc, strain_ncd = collect(
-            gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, structure.n_atoms
-        )
-        energy -= float(energies_n.sum())
-        forces_nc = forces_nc - known_nc
-        if structure.periodic:
-            stress_v = stress_v - voigt_from_tensor(strain_ncd.sum(axis=0)) / structure.volume
-    return energy, forces_nc.ravel(), stress_v
 
 
 def _check_stress(

@@ -163,7 +163,7 @@ def test_values_reach_the_model():
         ("model", "cutoff", 5.0, ["[model] cutoff: there is no such key", "under [descriptor]"]),
         ("data", "zeta", 4, ["[data] zeta: there is no such key", "under [model]"]),
         ("model", "n_environments", 0, ["allowed: greater than or equal to 1 or a valid dict"]),
-        ("model", "xyzzy", 1, ["there are zeta, delta, n_environments"]),
+        ("model", "xyzzy", 1, ["there are basis, zeta, delta, n_environments"]),
         ("descriptor", "n-max", 8, ["[descriptor] n-max", "the nearest is n_max"]),
         ("descriptor", "cutoff", "5 A", ["cutoff: '5 A' was given", "a valid number"]),
         ("descriptor", "basis", "sto", ["basis: 'sto' was given; allowed: 'gto' or 'polynomial'"]),

@@ -1,7 +1,7 @@
 """The command line: ``kernelpot demo | fit | compare | evaluate | dimers | md | info``.
 
-It parses and prints. Heavy modules are imported inside the commands, so that ``--help`` answers at
-once.
+It parses and prints. Heavy modules are imported inside the commands, so that ``--help`` answers
+at once.
 """
 
 from __future__ import annotations

@@ -18,9 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from kernelpot.data import LabelKeys
 from kernelpot.descriptors.pairs import PairSplines
-from kernelpot.descriptors.soap import BASES, COMPRESSIONS, ENGINES, Soap
+from kernelpot.descriptors.soap import BASES as RADIAL_BASES
+from kernelpot.descriptors.soap import COMPRESSIONS, ENGINES, Soap
 from kernelpot.gp.inducing import SELECTORS
 from kernelpot.interfaces.settings_errors import Layout, explain, place_of
+from kernelpot.options import BASES
 from kernelpot.potential import KernelPotential
 
 if sys.version_info >= (3, 11):
@@ -62,7 +64,7 @@ _DESCRIPTOR = {
     "n_max": (Count, "radial functions"),
     "l_max": (WholeOrZero, "highest angular momentum"),
     "sigma": (Positive, "width of an atom's density, A"),
-    "basis": (Literal[BASES], "radial basis: " + ", ".join(BASES)),
+    "basis": (Literal[RADIAL_BASES], "radial basis: " + ", ".join(RADIAL_BASES)),
     "smoothing": (Part, "how the environment ends at the cutoff: a table, or none"),
     "scaling": (Part, "how the weight of a neighbour falls with its distance: a table, or none"),
     "weighting": (Table | None, "dscribe's table instead of smoothing and scaling"),
@@ -79,6 +81,7 @@ _PAIRS = {
     "length_scale": (Positive, "over what distance the energy of a pair changes, A"),
 }
 _MODEL = {
+    "basis": (Literal[BASES], "sparse, or full: every label a basis function (small molecules)"),
     "zeta": (Count, "exponent of the kernel; 2 to 6, or 1 without tangents: a linear model"),
     "delta": (Positive | None, "prior deviation of a local energy, eV; else by the evidence"),
     "n_environments": (

@@ -1,13 +1,14 @@
-"""How the threads of BLAS and of compiled loops share the cores."""
+"""What the machine offers: how BLAS and compiled loops share its cores, and its memory."""
 
 from __future__ import annotations
 
 import functools
+import os
 from contextlib import AbstractContextManager
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["one_blas_thread"]
+__all__ = ["one_blas_thread", "physical_memory"]
 
 
 @functools.cache
@@ -29,3 +30,17 @@ def one_blas_thread() -> AbstractContextManager:
         Restores the number of threads at its end.
     """
     return _controller().limit(limits=1, user_api="blas")
+
+
+def physical_memory() -> float:
+    """Memory of this machine.
+
+    Returns
+    -------
+    float
+        Bytes; 16 GB where the system does not say.
+    """
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
+        return 16e9
+    return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,456 @@
+"""The full gradient basis: every label of the training set is its own inducing variable.
+
+With all forces as basis functions nothing is left out between the data and the model: the limit of
+ever more environments and tangents, and for small molecules far more accurate (sGDML: Chmiela et
+al., Nat. Commun. 9, 3887 (2018); FCHL19: Christensen et al., J. Chem. Phys. 152, 044107 (2020)).
+With generalised coordinates R (positions, and strain where there are stresses), the covariance of
+two structures is a sum over their environments i and j of the same species, X = x_i . x_j:
+
+    k(E, E')         = sum_ij X^zeta
+    k(E, dE'/dR')    = sum_ij zeta X^(zeta-1) x_i . dx_j/dR'
+    k(dE/dR, dE'/dR') = sum_ij [ zeta X^(zeta-1) dx_i/dR . dx_j/dR'
+                                + zeta (zeta-1) X^(zeta-2) (dx_i/dR . x_j) (dx_j/dR' . x_i) ]
+
+The first term of the last line is a sum over j first, W_i = sum_j zeta X^(zeta-1) dx_j/dR', and one
+matrix product then: n_z times fewer operations than pair by pair.
+
+Once solved, the weights of all labels collapse into one vector for each training environment,
+t_i = sum_r alpha_r dx_i/dR_r, as tangents do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from kernelpot._machine import one_blas_thread, physical_memory
+from kernelpot.conventions import LABEL_KINDS, VOIGT, Float, Int, LabelSet, Progress, System, as_int
+from kernelpot.data import Structure
+from kernelpot.data_checks import DataError
+from kernelpot.descriptors.projected import ProjectedDescriptor
+from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.gp.exact import Packed, leave_out, maximise_noise, solve
+from kernelpot.gp.inducing import Inducing
+from kernelpot.gp.kernels import power_kernel
+from kernelpot.options import NOISE_RANGE, Options
+from kernelpot.rows import block_of_pairs
+from kernelpot.selection import system_of
+from kernelpot.targets import to_learn
+from kernelpot.terms.composition import CompositionBaseline
+from kernelpot.terms.repulsion import CoreRepulsion
+
+__all__ = ["FullFit", "fit_full_basis"]
+
+log = logging.getLogger("kernelpot")
+
+_CHUNK = 24
+"""Structures of equal composition that are treated at once."""
+_SAMPLE_ROWS = 1500
+"""Labels with which noise and amplitude are found: some hundred Cholesky factors of 30 ms."""
+_LEAVE_OUT_ROWS = 6000
+"""Labels up to which leave-one-out errors are computed: the inverse costs two factorisations."""
+_LEAST_FORCES = 3e-5
+"""Least noise of forces (eV/angstrom): exact labels leave the covariance singular to rounding."""
+
+
+class FullFit(NamedTuple):
+    """What a fit in the full basis learns."""
+
+    inducing: tuple[Inducing, ...]  # environments, each with one tangent: its collapsed weights
+    weights_m: Float
+    delta: float
+    noise: dict[LabelSet, float]
+    log_evidence: float
+    data_fit: float
+    leave_out: dict[str, float]  # RMSE of each structure's labels predicted from all others
+
+
+class _Chunk(NamedTuple):
+    """Environments of structures with the same number of atoms of each species."""
+
+    x_z: list[Float]  # (n_structures, n_z, n_features)
+    J_z: list[Float]  # (n_structures, n_coordinates, n_z, n_features), by generalised coordinates
+    members: Int  # places of the structures in the list
+    rows: list[Int]  # of each structure: its labels among energy, then coordinates
+    scale: list[Float]  # of each structure: factor of each of these rows
+    y: list[Float]
+    sigma: list[Float]
+    label_sets: list[Int]
+
+
+def fit_full_basis(
+    structures: Sequence[Structure],
+    bound: BoundDescriptor,
+    zeta: int,
+    delta: float | None,
+    options: Options,
+    baseline: CompositionBaseline,
+    repulsion: CoreRepulsion | None,
+    tell: Progress,
+) -> FullFit:
+    """Exact Gaussian process on all labels.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        The training structures.
+    bound : BoundDescriptor
+        Gives features and Jacobians.
+    zeta : int
+        Exponent of the kernel.
+    delta : float | None
+        Prior amplitude, eV; None for that of the largest evidence.
+    options : Options
+        Which noise is to be found, and by how much forces are to be preferred.
+    baseline : CompositionBaseline
+        Energy of each species' free atom.
+    repulsion : CoreRepulsion | None
+        What keeps cores apart.
+    tell : Progress
+        Told of the stages "environments", "covariance" and "posterior".
+
+    Returns
+    -------
+    FullFit
+        Collapsed weights, amplitude, noise.
+
+    Raises
+    ------
+    DataError
+        If the covariance of the labels would not fit into the memory.
+    """
+    n_labels = sum(
+        np.isfinite(s.energy) + np.isfinite(s.forces_nc).sum() + np.isfinite(s.stress_v).sum()
+        for s in structures
+    )
+    _check_memory(int(n_labels))
+    sources = sorted({s.source for s in structures})
+    labels = [LabelSet(kind, source) for source in sources for kind in LABEL_KINDS]
+    chunks = _chunks(structures, bound, baseline, repulsion, labels, tell)
+    delta, noise_l = _hyperparameters(chunks, zeta, delta, labels, options)
+    effective_l = noise_l.copy()
+    for k, label in enumerate(labels):
+        if label.kind == "forces":
+            effective_l[k] /= np.sqrt(options.force_priority)
+
+    y_r = np.concatenate([y for chunk in chunks for y in chunk.y])
+    sigma_r = np.concatenate(
+        [
+            sigma * effective_l[kinds]
+            for chunk in chunks
+            for sigma, kinds in zip(chunk.sigma, chunk.label_sets, strict=True)
+        ]
+    )
+    # Solved in units of delta^2.
+    K = Packed(len(y_r))
+    _fill(K, chunks, zeta, tell)
+    tell("posterior", 0, 1)
+    solution = solve(K, y_r / delta, sigma_r / delta)
+    tell("posterior", 1, 1)
+    left_out = {}
+    if len(y_r) <= _LEAVE_OUT_ROWS:
+        counts = [len(y) for chunk in chunks for y in chunk.y]
+        errors_r = delta * leave_out(K, solution.alpha_r, counts)
+        set_r = np.concatenate([kinds for chunk in chunks for kinds in chunk.label_sets])
+        left_out = _rmse(errors_r, [labels[k].kind for k in set_r], chunks)
+    inducing, weights_m = _collapse(chunks, solution.alpha_r * delta, bound.n_features)
+    used = {k for chunk in chunks for kinds in chunk.label_sets for k in np.unique(kinds)}
+    noise = {labels[k]: float(noise_l[k]) for k in sorted(used)}
+    log.info(
+        "full basis: %d labels; delta %.3g eV; noise, as factors on what was assumed: %s",
+        len(y_r), delta, ", ".join(f"{label.kind} {a:.3g}" for label, a in noise.items()),
+    )  # fmt: skip
+    return FullFit(
+        inducing,
+        weights_m,
+        delta,
+        noise,
+        solution.log_evidence - len(y_r) * np.log(delta),
+        solution.data_fit,
+        left_out,
+    )
+
+
+def _rmse(errors_r: Float, kind_r: list[str], chunks: Sequence[_Chunk]) -> dict[str, float]:
+    """Of each kind of label; isolated atoms, which nothing else can predict, do not count."""
+    alone_r = np.concatenate(
+        [
+            np.full(len(y), sum(x.shape[1] for x in chunk.x_z) == 1)
+            for chunk in chunks
+            for y in chunk.y
+        ]
+    )
+    kind_r = np.where(alone_r, "", np.array(kind_r))
+    return {
+        kind: float(np.sqrt(np.mean(errors_r[kind_r == kind] ** 2)))
+        for kind in LABEL_KINDS
+        if np.any(kind_r == kind)
+    }
+
+
+def _check_memory(n_rows: int) -> None:
+    needed = 4.0 * n_rows * (n_rows + 1)
+    there = physical_memory()
+    if needed > 0.85 * there:
+        raise DataError(
+            f"basis='full' keeps the covariance of all {n_rows} labels: {needed / 1e9:.1f} GB, and "
+            f"this machine has {there / 1e9:.1f} GB. Fit fewer structures, or take basis='sparse'."
+        )
+
+
+# -------------------------------------------------------------------------- environments
+
+
+def _chunks(
+    structures: Sequence[Structure],
+    bound: BoundDescriptor,
+    baseline: CompositionBaseline,
+    repulsion: CoreRepulsion | None,
+    labels: list[LabelSet],
+    tell: Progress,
+) -> list[_Chunk]:
+    """Features and Jacobians of all environments, structures of equal composition together."""
+    kinds = {}
+    for s, structure in enumerate(structures):
+        counts = tuple(int(np.count_nonzero(structure.numbers_n == z)) for z in bound.species)
+        strained = bool(np.isfinite(structure.stress_v).any())
+        kinds.setdefault((counts, strained), []).append(s)
+    chunks, done = [], 0
+    for (counts, strained), members in kinds.items():
+        for first in range(0, len(members), _CHUNK):
+            part = as_int(members[first : first + _CHUNK])
+            chunks.append(
+                _chunk(structures, part, counts, strained, bound, baseline, repulsion, labels)
+            )
+            done += len(part)
+            tell("environments", done, len(structures))
+    return chunks
+
+
+def _chunk(
+    structures: Sequence[Structure],
+    members: Int,
+    counts: tuple[int, ...],
+    strained: bool,
+    bound: BoundDescriptor,
+    baseline: CompositionBaseline,
+    repulsion: CoreRepulsion | None,
+    labels: list[LabelSet],
+) -> _Chunk:
+    n_s = len(members)
+    n_g = 3 * sum(counts) + (6 if strained else 0)
+    # Axes that a species does not have are left out: memory, and time of the products.
+    sizes = [bound.n_features] * len(counts)
+    if isinstance(bound, ProjectedDescriptor):
+        sizes = [len(axes_kq) for axes_kq in bound.axes_z]
+    x_z = [np.empty((n_s, n, n_q)) for n, n_q in zip(counts, sizes, strict=True)]
+    J_z = [np.zeros((n_s, n_g, n, n_q)) for n, n_q in zip(counts, sizes, strict=True)]
+    chunk = _Chunk(x_z, J_z, members, [], [], [], [], [])
+    for k, s in enumerate(members):
+        structure = structures[s]
+        system = system_of(bound, structure)
+        for z in range(len(counts)):
+            centres_b = as_int(np.flatnonzero(system.species_n == z))
+            if len(centres_b):
+                _environments(bound, system, centres_b, strained, x_z[z][k], J_z[z][k])
+        energy, forces_r, stress_v = to_learn(structure, system.pairs, baseline, repulsion)
+        # Generalised derivatives: forces are minus those by positions, stress is that by strain
+        # over the volume; energies are learned per atom, as their noise is given.
+        scale = np.concatenate(
+            [[1.0 / structure.n_atoms], np.full(3 * structure.n_atoms, -1.0)]
+            + ([np.full(6, 1.0 / structure.volume)] if strained else [])
+        )
+        y = np.concatenate(
+            [[energy / structure.n_atoms], forces_r] + ([stress_v] if strained else [])
+        )
+        known = np.flatnonzero(np.isfinite(y))
+        kind = np.repeat([0, 1, 2], [1, 3 * structure.n_atoms, len(y) - 1 - 3 * structure.n_atoms])
+        sigma = np.array([structure.sigma_energy, structure.sigma_forces, structure.sigma_stress])
+        sets = as_int([labels.index(LabelSet(name, structure.source)) for name in LABEL_KINDS])
+        chunk.rows.append(known)
+        chunk.scale.append(scale[known])
+        chunk.y.append(y[known])
+        chunk.sigma.append(sigma[kind[known]])
+        chunk.label_sets.append(sets[kind[known]])
+    return chunk
+
+
+def _environments(
+    bound: BoundDescriptor,
+    system: System,
+    centres_b: Int,
+    strained: bool,
+    x_bq: Float,
+    J_gbq: Float,
+) -> None:
+    """Features, and derivatives by all positions of the structure and by strain."""
+    pairs = system.pairs
+    n_q = x_bq.shape[1]
+    whole_bq, whole_pcq = bound.jacobian(system, centres_b)
+    x_bq[:], J_pcq = whole_bq[:, :n_q], whole_pcq[:, :, :n_q]
+    index_p, first_b = block_of_pairs(pairs.first_n, centres_b)
+    for b, centre in enumerate(centres_b):
+        mine = slice(first_b[b], first_b[b + 1])
+        j_p, D_pc = pairs.j_p[index_p[mine]], pairs.D_pc[index_p[mine]]
+        of_centre_pcq = J_pcq[mine]
+        for c in range(3):
+            np.add.at(J_gbq, (3 * j_p + c, b), of_centre_pcq[:, c])
+            J_gbq[3 * centre + c, b] -= of_centre_pcq[:, c].sum(axis=0)
+        if strained:
+            strain_cdq = np.einsum("pd,pcq->cdq", D_pc, of_centre_pcq)
+            for v, (c, d) in enumerate(VOIGT):
+                J_gbq[v - 6, b] = 0.5 * (strain_cdq[c, d] + strain_cdq[d, c])
+
+
+# ---------------------------------------------------------------------------- covariances
+
+
+def _covariance(one: _Chunk, k: int, other: _Chunk, zeta: int) -> Float:
+    """Of the k-th structure's energy and derivatives with those of all structures of a chunk.
+
+    Shape (1 + n_coordinates of the one, n_structures, 1 + n_coordinates of the other).
+    """
+    n_a, n_s, n_b = one.J_z[0].shape[1], *other.J_z[0].shape[:2]
+    out = np.zeros((1 + n_a, n_s, 1 + n_b))
+    for x_siq, J_sgiq, y_sjq, J_shjq in zip(one.x_z, one.J_z, other.x_z, other.J_z, strict=True):
+        x_iq, J_giq = x_siq[k], J_sgiq[k]
+        n_i, n_j, n_q = len(x_iq), y_sjq.shape[1], y_sjq.shape[2]
+        if n_i == 0 or n_j == 0:
+            continue
+        y_rq = y_sjq.reshape(-1, n_q)  # r = (s, j)
+        X_isj = (x_iq @ y_rq.T).reshape(n_i, n_s, n_j)
+        value_isj, first_isj, second_isj = power_kernel(X_isj, zeta)
+        P_gisj = (J_giq.reshape(-1, n_q) @ y_rq.T).reshape(n_a, n_i, n_s, n_j)
+        Q_shji = (J_shjq.reshape(-1, n_q) @ x_iq.T).reshape(n_s, n_b, n_j, n_i)
+        first_sij = np.ascontiguousarray(first_isj.transpose(1, 0, 2))
+        out[0, :, 0] += value_isj.sum(axis=(0, 2))
+        out[1:, :, 0] += np.einsum("isj,gisj->gs", first_isj, P_gisj)
+        out[0, :, 1:] += np.einsum("sij,shji->sh", first_sij, Q_shji)
+        W_shiq = first_sij[:, None] @ J_shjq
+        first = W_shiq.reshape(n_s * n_b, -1) @ J_giq.reshape(n_a, -1).T
+        out[1:, :, 1:] += first.reshape(n_s, n_b, n_a).transpose(2, 0, 1)
+        P_gisj *= second_isj
+        left_sgr = P_gisj.transpose(2, 0, 1, 3).reshape(n_s, n_a, n_i * n_j)
+        right_srh = Q_shji.transpose(0, 3, 2, 1).reshape(n_s, n_i * n_j, n_b)
+        out[1:, :, 1:] += (left_sgr @ right_srh).transpose(1, 0, 2)
+    return out
+
+
+def _rows_of(one: _Chunk, k: int, others: Sequence[_Chunk], zeta: int) -> Float:
+    """Covariances of the k-th structure's labels with those of chunks."""
+    rows = one.rows[k]
+    parts = []
+    for other in others:
+        K_rsh = _covariance(one, k, other, zeta)[rows] * one.scale[k][:, None, None]
+        parts += [
+            K_rsh[:, s, columns] * scale
+            for s, (columns, scale) in enumerate(zip(other.rows, other.scale, strict=True))
+        ]
+    return np.concatenate(parts, axis=1)
+
+
+def _fill(K: Packed, chunks: Sequence[_Chunk], zeta: int, tell: Progress) -> None:
+    """All covariances of labels, structure by structure, one thread for each of them."""
+    n_structures = sum(len(chunk.members) for chunk in chunks)
+    total = n_structures * (n_structures + 1) // 2
+    first = done = 0
+    with one_blas_thread(), ThreadPoolExecutor(_n_threads()) as pool:
+        for c, chunk in enumerate(chunks):
+            jobs = [
+                pool.submit(_rows_of, chunk, k, chunks[: c + 1], zeta)
+                for k in range(len(chunk.members))
+            ]
+            for job in jobs:
+                rows = job.result()
+                K.set_rows(first, rows)
+                first += len(rows)
+                done += 1
+                # The work grows with the square of the number of structures.
+                tell("covariance", min(done * (done + 1) // 2, total), total)
+
+
+def _n_threads() -> int:
+    return int(os.environ.get("NUMBA_NUM_THREADS", os.cpu_count() or 1))
+
+
+def _hyperparameters(
+    chunks: Sequence[_Chunk],
+    zeta: int,
+    delta: float | None,
+    labels: list[LabelSet],
+    options: Options,
+) -> tuple[float, Float]:
+    """Amplitude and noise factors by the evidence of a sample of the structures."""
+    noise_l = [None if label.kind in options.learned else 1.0 for label in labels]
+    places = [(c, k) for c, chunk in enumerate(chunks) for k in range(len(chunk.members))]
+    rng = np.random.default_rng(options.random_state)
+    chosen: list[tuple[int, int]] = []
+    n_rows = 0
+    for p in rng.permutation(len(places)):
+        c, k = places[p]
+        if chosen and n_rows + len(chunks[c].y[k]) > _SAMPLE_ROWS:
+            break
+        chosen.append((c, k))
+        n_rows += len(chunks[c].y[k])
+    sample = [_one(chunks[c], k) for c, k in sorted(chosen)]
+    present = {int(m) for chunk in sample for kinds in chunk.label_sets for m in np.unique(kinds)}
+    noise_l = [1.0 if k not in present else factor for k, factor in enumerate(noise_l)]
+    if delta is not None and None not in noise_l:
+        return delta, np.array(noise_l)
+    K_rr = np.vstack([_rows_of(one, 0, sample, zeta) for one in sample])
+    return maximise_noise(
+        K_rr,
+        np.concatenate([chunk.y[0] for chunk in sample]),
+        np.concatenate([chunk.label_sets[0] for chunk in sample]),
+        np.concatenate([chunk.sigma[0] for chunk in sample]),
+        delta=delta,
+        noise_l=noise_l,
+        least_l=[
+            _least(label.kind) / getattr(options.noise, label.kind) if factor is None else 1.0
+            for label, factor in zip(labels, noise_l, strict=True)
+        ],
+    )
+
+
+def _least(kind: str) -> float:
+    return _LEAST_FORCES if kind == "forces" else NOISE_RANGE[kind][0]
+
+
+def _one(chunk: _Chunk, k: int) -> _Chunk:
+    """The k-th structure of a chunk as a chunk of its own."""
+    part = slice(k, k + 1)
+    return _Chunk([x[part] for x in chunk.x_z], [J[part] for J in chunk.J_z], *(
+        values[part] for values in chunk[2:]
+    ))  # fmt: skip
+
+
+def _collapse(
+    chunks: Sequence[_Chunk], alpha_r: Float, n_features: int
+) -> tuple[tuple[Inducing, ...], Float]:
+    """One environment and one tangent for each training environment, and their weights."""
+    n_z = len(chunks[0].x_z)
+    Z_z: list[list[Float]] = [[] for _ in range(n_z)]
+    weights_z: list[list[float]] = [[] for _ in range(n_z)]
+    first = 0
+    for chunk in chunks:
+        for k, (rows, scale) in enumerate(zip(chunk.rows, chunk.scale, strict=True)):
+            weights = np.zeros(1 + chunk.J_z[0].shape[1])
+            weights[rows] = alpha_r[first : first + len(rows)] * scale
+            first += len(rows)
+            for z in range(n_z):
+                x_iq = chunk.x_z[z][k]
+                t_iq = np.einsum("g,giq->iq", weights[1:], chunk.J_z[z][k])
+                for x_q, t_q in zip(x_iq, t_iq, strict=True):
+                    Z_z[z] += [x_q, t_q]
+                    weights_z[z] += [weights[0], 1.0]
+    inducing = []
+    for Z in Z_z:
+        Z_mq = np.zeros((len(Z), n_features))
+        Z_mq[:, : len(Z[0])] = Z
+        inducing.append(Inducing(Z_mq, as_int(np.arange(0, len(Z) + 1, 2))))
+    return tuple(inducing), np.concatenate([np.array(w) for w in weights_z])
