@@ -84,6 +84,8 @@ def check_options(parameters: dict[str, Any]) -> Options:
         raise ValueError(f"basis must be one of {', '.join(BASES)}; got {basis!r}")
     if basis == "full" and len(components) > 1:
         raise ValueError("basis='full' takes one descriptor; a sum of several is sparse")
+    if basis == "full" and is_linear(descriptors[0]):
+        raise ValueError("basis='full' is for kernels; a linear model has its features as basis")
     threshold = parameters["tangent_threshold"]
     if not (np.isfinite(threshold) and 0 <= threshold < 1):
         raise ValueError(

@@ -196,25 +196,18 @@ def compare(
         from kernelpot.comparison import comparison_table, fit_and_compare, verdict
         from kernelpot.interfaces import settings
 
-        sources = list(dict.fromkeys(sources))
         tables = [path for path in sources if path.suffix.lower() == ".toml"]
         files = [str(path) for path in sources if path not in tables]
-        if len(tables) < 2 or not files:
+        if len(set(tables)) < 2 or not files:
             raise ValueError(
                 "name two settings files or more and the structures to fit: "
                 "`kernelpot compare a.toml b.toml train.xyz`"
             )
-        # Names as short as they can be told apart.
-        stems = [path.stem for path in tables]
-        names = stems if len(set(stems)) == len(stems) else [str(path) for path in tables]
-        checked = [
-            settings.check_settings(settings.combine(path, {"data": given | {"train": files}}))
-            for path in tables
-        ]
+        checked = settings.check_files(tables, {"data": given | {"train": files}})
         train = _read(files, index)
         with progress_bar() as progress:
-            models = [settings.make_model(one, progress) for one in checked]
-            rows = fit_and_compare(dict(zip(names, models, strict=True)), train)
+            models = {n: settings.make_model(one, progress) for n, one in checked.items()}
+            rows = fit_and_compare(models, train)
         out.print(comparison_table(rows, f"Fitted to {len(train)} structures"))
         say(verdict(rows))
 

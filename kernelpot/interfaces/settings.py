@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +33,7 @@ else:
 __all__ = [
     "FitSettings",
     "SettingsError",
+    "check_files",
     "check_settings",
     "combine",
     "example",
@@ -295,6 +296,38 @@ def combine(
         if values and isinstance(below, Mapping):
             raw[section] = {**below, **values}
     return raw
+
+
+def check_files(
+    paths: Sequence[Path], given: Mapping[str, Mapping[str, Any]]
+) -> dict[str, FitSettings]:
+    """Settings of several files with those of the command line on top.
+
+    Parameters
+    ----------
+    paths : Sequence[Path]
+        Settings files.
+    given : Mapping[str, Mapping[str, Any]]
+        By section and key; None where nothing was given.
+
+    Returns
+    -------
+    dict[str, FitSettings]
+        By the file's name, or its path where names do not tell the files apart.
+
+    Raises
+    ------
+    SettingsError
+        As `combine` and `check_settings` do, with the file.
+    """
+    short = len({path.stem for path in paths}) == len(set(paths))
+    checked = {}
+    for path in paths:
+        try:
+            checked[path.stem if short else str(path)] = check_settings(combine(path, given))
+        except SettingsError as error:
+            raise SettingsError(f"{path}: {error}") from error
+    return checked
 
 
 def make_model(
