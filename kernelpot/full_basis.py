@@ -133,6 +133,8 @@ def fit_full_basis(
     sources = sorted({s.source for s in structures})
     labels = [LabelSet(kind, source) for source in sources for kind in LABEL_KINDS]
     chunks = _chunks(structures, bound, baseline, repulsion, labels, tell)
+    present = {k for s in structures for k in _kinds_of(s)}
+    one_factor = delta is None and present <= options.learned and options.force_priority == 1.0
     delta, noise_l = _hyperparameters(chunks, zeta, delta, labels, options)
     effective_l = noise_l.copy()
     for k, label in enumerate(labels):
@@ -153,6 +155,16 @@ def fit_full_basis(
     tell("posterior", 0, 1)
     solution = solve(K, y_r / delta, sigma_r / delta)
     tell("posterior", 1, 1)
+    log_evidence = solution.log_evidence - len(y_r) * np.log(delta)
+    data_fit = solution.data_fit
+    if one_factor:
+        # The common factor of amplitude and noise, which predictions do not depend on, is that of
+        # the largest evidence.
+        factor = float(np.sqrt(-2.0 * data_fit / len(y_r)))
+        log_evidence += -0.5 * len(y_r) - data_fit - len(y_r) * np.log(factor)
+        data_fit = -0.5 * len(y_r)
+    else:
+        factor = 1.0
     left_out = {}
     if len(y_r) <= _LEAVE_OUT_ROWS:
         counts = [len(y) for chunk in chunks for y in chunk.y]
@@ -160,6 +172,7 @@ def fit_full_basis(
         set_r = np.concatenate([kinds for chunk in chunks for kinds in chunk.label_sets])
         left_out = _rmse(errors_r, [labels[k].kind for k in set_r], chunks)
     inducing, weights_m = _collapse(chunks, solution.alpha_r * delta, bound.n_features)
+    delta, noise_l = delta * factor, noise_l * factor
     used = {k for chunk in chunks for kinds in chunk.label_sets for k in np.unique(kinds)}
     noise = {labels[k]: float(noise_l[k]) for k in sorted(used)}
     log.info(
@@ -171,8 +184,8 @@ def fit_full_basis(
         weights_m,
         delta,
         noise,
-        solution.log_evidence - len(y_r) * np.log(delta),
-        solution.data_fit,
+        float(log_evidence),
+        float(data_fit),
         left_out,
     )
 
@@ -191,6 +204,13 @@ def _rmse(errors_r: Float, kind_r: list[str], chunks: Sequence[_Chunk]) -> dict[
         kind: float(np.sqrt(np.mean(errors_r[kind_r == kind] ** 2)))
         for kind in LABEL_KINDS
         if np.any(kind_r == kind)
+    }
+
+
+def _kinds_of(structure: Structure) -> set[str]:
+    values = (structure.energy, structure.forces_nc, structure.stress_v)
+    return {
+        kind for kind, value in zip(LABEL_KINDS, values, strict=True) if np.isfinite(value).any()
     }
 
 

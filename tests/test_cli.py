@@ -159,6 +159,27 @@ def test_a_sum_says_what_it_is(folder):
     assert "--cutoff: the settings file has it for each descriptor by itself" in line
 
 
+def test_fit_auto_says_what_it_tried(folder):
+    target = folder / "auto.kpot"
+    result = call("fit", folder / "train.xyz", "--auto", "--time", 25, "--cost", 900, "-o", target)
+    assert result.exit_code == 0, result.output
+    for words in (
+        "errors of structures left out",
+        "start",
+        "descriptor: ",
+        "tangents each",
+        "Saved",
+    ):
+        assert words in result.output
+    assert load(target).auto_["trials"]
+    result = call("fit", folder / "train.xyz", "--auto", "--zeta", 2, "-o", folder / "no.kpot")
+    assert result.exit_code == 2
+    assert "--auto chooses zeta: leave these settings out" in " ".join(result.output.split())
+    result = call("fit", folder / "train.xyz", "--time", 25, "-o", folder / "no.kpot")
+    assert "budgets of --auto" in result.output
+    assert not (folder / "no.kpot").exists()
+
+
 def test_fit_prints_an_example(folder):
     result = call("fit", "--example")
     assert result.exit_code == 0
