@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from ase import Atoms
 
-from kernelpot.conventions import LABEL_KINDS, LabelSet
+from kernelpot.conventions import LABEL_KINDS
 from kernelpot.neighbours import find_pairs
 from kernelpot.potential import KernelPotential
 from kernelpot.report import UNITS, in_units
@@ -66,13 +66,12 @@ def fit_and_compare(
     if not models:
         raise ValueError("there is nothing to compare: give models by name")
     rows: list[ModelRow] = []
-    labels: dict[str, dict[LabelSet, int]] = {}
+    labels: dict[str, dict[str, int]] = {}
     for name, model in models.items():
         started = time.perf_counter()
         model.fit(images)
         seconds = time.perf_counter() - started
-        found = model.fitted_.triangles
-        labels[name] = {label: triangle.n_rows for label, triangle in found.items()}
+        labels[name] = model.training_summary_["n_labels"]
         _refuse_other_labels(labels)
         rows.append(
             ModelRow(
@@ -91,15 +90,12 @@ def fit_and_compare(
     return tuple(row._replace(behind=row.log_evidence - best) for row in rows)
 
 
-def _refuse_other_labels(labels: dict[str, dict[LabelSet, int]]) -> None:
+def _refuse_other_labels(labels: dict[str, dict[str, int]]) -> None:
     first, name = next(iter(labels)), next(reversed(labels))
     expected, found = labels[first], labels[name]
     if found == expected:
         return
-    words = [
-        ", ".join(f"{n} of {' of '.join(filter(None, label))}" for label, n in counts.items())
-        for counts in (expected, found)
-    ]
+    words = [", ".join(f"{n} {kind}" for kind, n in counts.items()) for counts in (expected, found)]
     raise ValueError(
         f"the evidence compares models of the same labels, but {first} is fitted to {words[0]}, "
         f"and {name} to {words[1]}: give all of them the same keys of labels"
@@ -107,10 +103,13 @@ def _refuse_other_labels(labels: dict[str, dict[LabelSet, int]]) -> None:
 
 
 def _cost(model: KernelPotential, images: Sequence[Atoms]) -> float:
-    """Microseconds per atom of energy and forces, neighbours known; the best of a few times."""
+    """Microseconds per atom of energy and forces, neighbours known; the best of a few times.
+
+    Of the largest structures: what every call costs is shared by few atoms in the small ones.
+    """
     predictor = model.predictor_
     timed, n_atoms = [], 0
-    for atoms in images:
+    for atoms in sorted(images, key=len, reverse=True):
         pairs = find_pairs(atoms.positions, atoms.cell.array, atoms.pbc, predictor.cutoff)
         timed.append((atoms.numbers, pairs))
         n_atoms += len(atoms)
@@ -142,31 +141,27 @@ def verdict(rows: Sequence[ModelRow]) -> str:
     if not others:
         return f"There is but one model, {best.name}."
     second = others[0]
-    words = [
+    words = (
         f"The evidence prefers {best.name} to {second.name} by a factor of "
         f"{_factor(best.log_evidence - second.log_evidence)}."
-    ]
+    )
     least = {
         kind: min(rows, key=lambda row: row.leave_out[kind])
         for kind in LABEL_KINDS
         if all(kind in row.leave_out for row in rows)
     }
     if not least:
-        return f"{words[0]} The structures are too few to leave any out."
+        return f"{words} The structures are too few to leave any out."
     agreeing = [kind for kind, row in least.items() if row is best]
     if len(agreeing) == len(least):
-        words.append(f"Left-out errors agree: those of {_listed(agreeing)} are least with it.")
-    else:
-        words += [
-            "Left-out errors " + ("agree in part:" if agreeing else "do not agree:"),
-            "; ".join(
-                f"{kind} is best with {row.name} ({_error(kind, row)}"
-                + (")" if row is best else f", {best.name} {_error(kind, best)})")
-                for kind, row in least.items()
-            )
-            + ".",
-        ]
-    return " ".join(words)
+        return f"{words} Left-out errors agree: those of {_listed(agreeing)} are least with it."
+    found = [
+        f"{kind} with {row.name} ({_error(kind, row)}"
+        + (")" if row is best else f"; {best.name} {_error(kind, best)})")
+        for kind, row in least.items()
+    ]
+    agree = "agree in part" if agreeing else "do not agree"
+    return f"{words} Left-out errors {agree}: least are those of {_listed(found)}."
 
 
 def _factor(log_ratio: float) -> str:

@@ -81,6 +81,7 @@ class _Chunk(NamedTuple):
     y: list[Float]
     sigma: list[Float]
     label_sets: list[Int]
+    alone: list[bool]  # whether it is an isolated atom
 
 
 def fit_full_basis(
@@ -132,6 +133,8 @@ def fit_full_basis(
     sources = sorted({s.source for s in structures})
     labels = [LabelSet(kind, source) for source in sources for kind in LABEL_KINDS]
     chunks = _chunks(structures, bound, baseline, repulsion, labels, tell)
+    present = {k for s in structures for k in _kinds_of(s)}
+    one_factor = delta is None and present <= options.learned and options.force_priority == 1.0
     delta, noise_l = _hyperparameters(chunks, zeta, delta, labels, options)
     effective_l = noise_l.copy()
     for k, label in enumerate(labels):
@@ -152,6 +155,16 @@ def fit_full_basis(
     tell("posterior", 0, 1)
     solution = solve(K, y_r / delta, sigma_r / delta)
     tell("posterior", 1, 1)
+    log_evidence = solution.log_evidence - len(y_r) * np.log(delta)
+    data_fit = solution.data_fit
+    if one_factor:
+        # The common factor of amplitude and noise, which predictions do not depend on, is that of
+        # the largest evidence.
+        factor = float(np.sqrt(-2.0 * data_fit / len(y_r)))
+        log_evidence += -0.5 * len(y_r) - data_fit - len(y_r) * np.log(factor)
+        data_fit = -0.5 * len(y_r)
+    else:
+        factor = 1.0
     left_out = {}
     if len(y_r) <= _LEAVE_OUT_ROWS:
         counts = [len(y) for chunk in chunks for y in chunk.y]
@@ -159,6 +172,7 @@ def fit_full_basis(
         set_r = np.concatenate([kinds for chunk in chunks for kinds in chunk.label_sets])
         left_out = _rmse(errors_r, [labels[k].kind for k in set_r], chunks)
     inducing, weights_m = _collapse(chunks, solution.alpha_r * delta, bound.n_features)
+    delta, noise_l = delta * factor, noise_l * factor
     used = {k for chunk in chunks for kinds in chunk.label_sets for k in np.unique(kinds)}
     noise = {labels[k]: float(noise_l[k]) for k in sorted(used)}
     log.info(
@@ -170,8 +184,8 @@ def fit_full_basis(
         weights_m,
         delta,
         noise,
-        solution.log_evidence - len(y_r) * np.log(delta),
-        solution.data_fit,
+        float(log_evidence),
+        float(data_fit),
         left_out,
     )
 
@@ -180,9 +194,9 @@ def _rmse(errors_r: Float, kind_r: list[str], chunks: Sequence[_Chunk]) -> dict[
     """Of each kind of label; isolated atoms, which nothing else can predict, do not count."""
     alone_r = np.concatenate(
         [
-            np.full(len(y), sum(x.shape[1] for x in chunk.x_z) == 1)
+            np.full(len(y), alone)
             for chunk in chunks
-            for y in chunk.y
+            for y, alone in zip(chunk.y, chunk.alone, strict=True)
         ]
     )
     kind_r = np.where(alone_r, "", np.array(kind_r))
@@ -190,6 +204,13 @@ def _rmse(errors_r: Float, kind_r: list[str], chunks: Sequence[_Chunk]) -> dict[
         kind: float(np.sqrt(np.mean(errors_r[kind_r == kind] ** 2)))
         for kind in LABEL_KINDS
         if np.any(kind_r == kind)
+    }
+
+
+def _kinds_of(structure: Structure) -> set[str]:
+    values = (structure.energy, structure.forces_nc, structure.stress_v)
+    return {
+        kind for kind, value in zip(LABEL_KINDS, values, strict=True) if np.isfinite(value).any()
     }
 
 
@@ -250,7 +271,7 @@ def _chunk(
         sizes = [len(axes_kq) for axes_kq in bound.axes_z]
     x_z = [np.empty((n_s, n, n_q)) for n, n_q in zip(counts, sizes, strict=True)]
     J_z = [np.zeros((n_s, n_g, n, n_q)) for n, n_q in zip(counts, sizes, strict=True)]
-    chunk = _Chunk(x_z, J_z, members, [], [], [], [], [])
+    chunk = _Chunk(x_z, J_z, members, [], [], [], [], [], [])
     for k, s in enumerate(members):
         structure = structures[s]
         system = system_of(bound, structure)
@@ -277,6 +298,7 @@ def _chunk(
         chunk.y.append(y[known])
         chunk.sigma.append(sigma[kind[known]])
         chunk.label_sets.append(sets[kind[known]])
+        chunk.alone.append(structure.n_atoms == 1 and len(system.pairs.r_p) == 0)
     return chunk
 
 

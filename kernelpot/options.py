@@ -93,6 +93,8 @@ def check_options(parameters: dict[str, Any]) -> Options:
             "robust needs basis='sparse': with basis='full' there is no posterior by which labels "
             "could be doubted"
         )
+    if basis == "full" and is_linear(descriptors[0]):
+        raise ValueError("basis='full' is for kernels; a linear model has its features as basis")
     threshold = parameters["tangent_threshold"]
     if not (np.isfinite(threshold) and 0 <= threshold < 1):
         raise ValueError(

@@ -56,7 +56,7 @@ class KernelPotential(BaseEstimator):
         deviations nor ``partial_fit``.
     zeta : int | list[int]
         Exponent of the kernel. With 1 (and ``n_tangents=0``) the model is linear in the features:
-        for a `Soap`, a sum of three-body terms.
+        for a `Soap`, three-body terms over the length of the power spectrum.
     delta : float | list[float | None] | None
         Prior standard deviation of a local energy, eV; None for the value that maximises the
         evidence (``delta_``).

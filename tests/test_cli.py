@@ -72,7 +72,7 @@ def fails_with(*arguments: object, code: int = 2) -> str:
 def test_help_names_the_commands_and_is_quick():
     result = call("--help")
     assert result.exit_code == 0
-    for command in ("demo", "fit", "evaluate", "md", "info"):
+    for command in ("demo", "fit", "compare", "evaluate", "md", "info"):
         assert command in result.stdout
 
 
@@ -116,6 +116,68 @@ def test_fit_from_settings(folder):
     assert "8 structures" in result.stdout
     model = load(folder / "toml.kpot")
     assert (model.n_environments, model.n_tangents) == (10, 2)
+
+
+def test_compare_says_which_model_the_data_prefer(folder):
+    soap = "cutoff = 4.0\nn_max = 4\nl_max = 3\n"
+    size = "[model]\nn_environments = 10\nn_tangents = 3\n"
+    (folder / "soap.toml").write_text(f"[descriptor]\n{soap}{size}")
+    (folder / "sum.toml").write_text(
+        # What a file says of its own data does not count here, but for the names of labels.
+        f'[data]\ntrain = "nowhere.xyz"\nindex = "::5"\n'
+        f'[[descriptor]]\n{soap}[[descriptor]]\nkind = "pairs"\ncutoff = 5.0\n{size}'
+    )
+    tables = (folder / "soap.toml", folder / "sum.toml")
+    result = call("compare", *tables, folder / "train.xyz", "--index", ":12")
+    assert result.exit_code == 0, result.output
+    for words in ("12 structures", "soap", "sum", "log evidence", "data fit", "Occam factor",
+                  "behind the best", "left-out RMSE, forces, meV/A", "inducing variables",
+                  "prediction, us/atom", "fit, s", "The evidence prefers", "Left-out"):  # fmt: skip
+        assert words in result.stdout
+    assert "two settings files or more" in fails_with("compare", tables[0], folder / "train.xyz")
+    assert "two settings files or more" in fails_with("compare", *tables)
+    assert "two settings files or more" in fails_with(
+        "compare", tables[0], tables[0], folder / "train.xyz"
+    )
+    (folder / "wrong.toml").write_text('[descriptor]\nkind = "triples"\n')
+    line = fails_with("compare", tables[0], folder / "wrong.toml", folder / "train.xyz")
+    assert "wrong.toml: [descriptor] kind: 'triples' was given" in line
+
+
+def test_a_sum_says_what_it_is(folder):
+    (folder / "small.toml").write_text(
+        f'[data]\ntrain = "{folder / "train.xyz"}"\n[[descriptor]]\ncutoff = 4.0\nn_max = 3\n'
+        'l_max = 2\n[[descriptor]]\nkind = "pairs"\nn_splines = 20\n'
+        "[model]\nn_environments = 5\nn_tangents = 2\n"
+    )
+    result = call("fit", folder / "small.toml", "-o", folder / "small.kpot")
+    assert result.exit_code == 0, result.output
+    for words in ("PairSplines(cutoff=5.0, n_splines=20)", "zeta 4 / 1", "5 environments (fps)",
+                  "10 tangents, 21 features of linear descriptors"):  # fmt: skip
+        assert words in result.stdout
+    line = fails_with("fit", folder / "small.toml", "-o", folder / "no.kpot", "--cutoff", 4)
+    assert "--cutoff: the settings file has it for each descriptor by itself" in line
+
+
+def test_fit_auto_says_what_it_tried(folder):
+    target = folder / "auto.kpot"
+    result = call("fit", folder / "train.xyz", "--auto", "--time", 25, "--cost", 900, "-o", target)
+    assert result.exit_code == 0, result.output
+    for words in (
+        "errors of structures left out",
+        "start",
+        "descriptor: ",
+        "tangents each",
+        "Saved",
+    ):
+        assert words in result.output
+    assert load(target).auto_["trials"]
+    result = call("fit", folder / "train.xyz", "--auto", "--zeta", 2, "-o", folder / "no.kpot")
+    assert result.exit_code == 2
+    assert "--auto chooses zeta: leave these settings out" in " ".join(result.output.split())
+    result = call("fit", folder / "train.xyz", "--time", 25, "-o", folder / "no.kpot")
+    assert "budgets of --auto" in result.output
+    assert not (folder / "no.kpot").exists()
 
 
 def test_fit_prints_an_example(folder):
@@ -241,7 +303,8 @@ def test_info(folder):
     result = call("info", folder / "cu.kpot")
     assert result.exit_code == 0, result.output
     for words in ("cu.kpot (", "species", "Cu", "20 environments (fps)", "zeta 4", "sha256",
-                  "numpy", "log evidence", "16 structures, 64 atoms"):  # fmt: skip
+                  "numpy", "left-out RMSE", "log evidence", "Occam factor",
+                  "16 structures, 64 atoms"):  # fmt: skip
         assert words in result.stdout
     assert "nothing.kpot" in fails_with("info", folder / "nothing.kpot")
 

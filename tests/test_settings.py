@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from kernelpot.descriptors import Soap
+from kernelpot.descriptors import PairSplines, Soap
 from kernelpot.interfaces import settings as module
 from kernelpot.interfaces.settings import (
     SettingsError,
@@ -31,6 +31,7 @@ def test_every_parameter_of_the_classes_has_a_key():
     of_model = set(inspect.signature(KernelPotential).parameters)
     assert set(module._MODEL) | set(module._ELSEWHERE) == of_model
     assert set(module._DESCRIPTOR) == set(inspect.signature(Soap).parameters)
+    assert set(module._PAIRS) == set(inspect.signature(PairSplines).parameters)
 
 
 def test_defaults_are_those_of_the_classes():
@@ -50,8 +51,77 @@ def test_the_example_is_valid_and_says_the_defaults(tmp_path):
     text = example()
     for section in ("[data]", "[descriptor]", "[model]", "[output]"):
         assert f"\n{section}\n" in text
-    for key in (*module._MODEL, *module._DESCRIPTOR, "virial_key", "test"):
+    for key in (*module._MODEL, *module._DESCRIPTOR, *module._PAIRS, "virial_key", "test"):
         assert f"\n{key} = " in text or f"\n# {key} =" in text
+
+
+def test_the_sum_of_the_example_is_valid_too():
+    lines = example().splitlines()
+    first = lines.index("# [[descriptor]]")
+    block = lines[first : lines.index("", first)]
+    text = "\n".join(line.removeprefix("# ") for line in block)
+    raw = module.tomllib.loads('[data]\ntrain = "a.xyz"\n' + text)
+    assert make_model(check_settings(raw)).descriptor == PairSplines()
+
+
+SUM = [{"cutoff": 4.0, "zeta": 2}, {"kind": "pairs", "cutoff": 6.0, "delta": 0.5}]
+
+
+def test_several_descriptors_are_a_sum():
+    model = make_model(check_settings({**LEAST, "descriptor": SUM, "model": {"n_tangents": 8}}))
+    assert model.descriptor == [Soap(cutoff=4.0), PairSplines(cutoff=6.0)]
+    assert model.zeta == [2, 1]
+    assert model.n_tangents == [8, 0]
+    assert model.delta == [None, 0.5]
+    assert model.n_environments == 300
+    one = make_model(check_settings({**LEAST, "descriptor": SUM[:1]}))
+    assert one.get_params(deep=False) == {
+        **KernelPotential().get_params(deep=False),
+        "descriptor": Soap(cutoff=4.0),
+        "zeta": 2,
+    }
+    alone = make_model(check_settings({**LEAST, "descriptor": {"kind": "pairs"}}))
+    assert (alone.descriptor, alone.zeta, alone.n_tangents) == (PairSplines(), 1, 0)
+
+
+def test_several_descriptors_in_a_file(tmp_path):
+    path = tmp_path / "sum.toml"
+    path.write_text(
+        '[[descriptor]]\ncutoff = 4.0\nzeta = 2\n\n[[descriptor]]\nkind = "pairs"\n'
+        'cutoff = 6.0\ndelta = 0.5\n\n[data]\ntrain = "a.xyz"\n'
+    )
+    raw = combine(path, {"model": {"n_tangents": 8}, "descriptor": {"cutoff": None}})
+    assert raw["descriptor"] == SUM
+    assert raw["model"] == {"n_tangents": 8}
+    for section, key in (("descriptor", "cutoff"), ("model", "zeta")):
+        with pytest.raises(SettingsError, match=f"--{key}: .* for each descriptor by itself"):
+            combine(path, {section: {key: 3}})
+    path.write_text('[[descriptor]]\nkind = "pairs"\n')
+    raw = combine(path, {"descriptor": {"cutoff": 4.5}})
+    assert raw["descriptor"] == {"kind": "pairs", "cutoff": 4.5}
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ([{}, {"cutoff": -1.0}], "[descriptor 2] cutoff: -1.0 was given; allowed: greater than 0"),
+        ([{"zeta": 0}], "[descriptor] zeta: 0 was given; allowed: greater than or equal to 1"),
+        ([{}, {"kind": "pair"}], "[descriptor 2] kind: 'pair' was given; allowed: 'soap' or 'pai"),
+        ({"kind": 2}, "[descriptor] kind: 2 was given; allowed: 'soap' or 'pairs'"),
+        ({"kind": "pairs", "zeta": 4}, "[descriptor] zeta: 4 was given; allowed: 1 (pairs are a"),
+        ({"kind": "pairs", "n_max": 4}, 'n_max: there is no such key; it belongs to kind = "soap"'),
+        ({"n_splines": 4}, 'n_splines: there is no such key; it belongs to kind = "pairs"'),
+        ({"selector": "fps"}, "selector: there is no such key; it belongs under [model]"),
+        ({"kind": "pairs", "n_spline": 9}, "n_spline: there is no such key; the nearest is n_spl"),
+        ([{}, {"kind": "pairs", "n_splines": 2}], "[descriptor 2] PairSplines: n_splines must be"),
+        ([], "descriptor: an empty list was given"),
+        ([{}, 3], "descriptor: 3 was given; allowed: a section [descriptor 2] with keys"),
+    ],
+)
+def test_errors_of_descriptors_say_which(tables, message):
+    found = message_of({**LEAST, "descriptor": tables})
+    assert message in found
+    assert "\n" not in found
 
 
 def test_values_reach_the_model():
@@ -91,6 +161,8 @@ def test_values_reach_the_model():
         ("model", "n_tangents", 2.5, ["n_tangents: 2.5 was given"]),
         ("model", "n_environment", 5, ["no such key; the nearest is n_environments"]),
         ("model", "cutoff", 5.0, ["[model] cutoff: there is no such key", "under [descriptor]"]),
+        ("data", "zeta", 4, ["[data] zeta: there is no such key", "under [model]"]),
+        ("model", "n_environments", 0, ["allowed: greater than or equal to 1 or a valid dict"]),
         ("model", "xyzzy", 1, ["there are basis, zeta, delta, n_environments"]),
         ("descriptor", "n-max", 8, ["[descriptor] n-max", "the nearest is n_max"]),
         ("descriptor", "cutoff", "5 A", ["cutoff: '5 A' was given", "a valid number"]),

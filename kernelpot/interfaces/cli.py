@@ -121,6 +121,16 @@ def fit(
     robust: Annotated[bool, typer.Option("--robust", help="Weigh labels in doubt less.")] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of random choices.")] = None,
     plot: Annotated[str | None, typer.Option(help="Folder for a parity figure.")] = None,
+    auto: Annotated[
+        bool,
+        typer.Option("--auto", help="Choose all settings of descriptor and model by the data."),
+    ] = False,
+    time: Annotated[
+        float | None, typer.Option(help="With --auto: seconds for all of it. [1800]")
+    ] = None,
+    cost: Annotated[
+        float | None, typer.Option(help="With --auto: most us/atom that a prediction may cost.")
+    ] = None,
     force: Force = False,
     example: Annotated[
         bool, typer.Option("--example", help="Print a settings file with all defaults, and stop.")
@@ -148,11 +158,16 @@ def fit(
         if example:
             typer.echo(settings.example(), nl=False)
             return
-        _fit(settings.check_settings(settings.combine(source, given)), debug)
+        if not auto and (time is not None or cost is not None):
+            raise ValueError("--time and --cost are budgets of --auto: give that too")
+        checked = settings.check_settings(settings.combine(source, given))
+        budget = {"time_budget": time or 1800.0, "cost": cost} if auto else None
+        _fit(checked, debug, budget)
 
 
-def _fit(settings: FitSettings, debug: bool) -> None:
-    from kernelpot.interfaces.settings import make_model
+def _fit(settings: FitSettings, debug: bool, budget: dict[str, float | None] | None) -> None:
+    from kernelpot.interfaces.console import say_auto
+    from kernelpot.interfaces.settings import fit_automatically, make_model
 
     target = Path(settings.output.model)
     if settings.output.plots and not settings.data.test:
@@ -161,10 +176,15 @@ def _fit(settings: FitSettings, debug: bool) -> None:
     train = _read(settings.data.train, settings.data.index)
     test = _read(settings.data.test) if settings.data.test else []
     with progress_bar() as progress:
-        model = make_model(settings, progress).fit(train)
+        if budget is None:
+            model = make_model(settings, progress).fit(train)
+        else:
+            model = fit_automatically(settings, train, progress, **budget)
     # Before anything else can fail: a fit may have taken hours.
     model.save(target)
     with one_line_errors(debug, f"{target} is saved"):
+        if budget is not None:
+            say_auto(model)
         say_model(model)
         say(f"\nSaved {target}.")
         if test:
@@ -199,25 +219,18 @@ def compare(
         from kernelpot.comparison import comparison_table, fit_and_compare, verdict
         from kernelpot.interfaces import settings
 
-        sources = list(dict.fromkeys(sources))
         tables = [path for path in sources if path.suffix.lower() == ".toml"]
         files = [str(path) for path in sources if path not in tables]
-        if len(tables) < 2 or not files:
+        if len(set(tables)) < 2 or not files:
             raise ValueError(
                 "name two settings files or more and the structures to fit: "
                 "`kernelpot compare a.toml b.toml train.xyz`"
             )
-        # Names as short as they can be told apart.
-        stems = [path.stem for path in tables]
-        names = stems if len(set(stems)) == len(stems) else [str(path) for path in tables]
-        checked = [
-            settings.check_settings(settings.combine(path, {"data": given | {"train": files}}))
-            for path in tables
-        ]
+        checked = settings.check_files(tables, {"data": given | {"train": files}})
         train = _read(files, index)
         with progress_bar() as progress:
-            models = [settings.make_model(one, progress) for one in checked]
-            rows = fit_and_compare(dict(zip(names, models, strict=True)), train)
+            models = {n: settings.make_model(one, progress) for n, one in checked.items()}
+            rows = fit_and_compare(models, train)
         out.print(comparison_table(rows, f"Fitted to {len(train)} structures"))
         say(verdict(rows))
 

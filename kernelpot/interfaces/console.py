@@ -124,6 +124,51 @@ def say(text: str) -> None:
     out.print(text, markup=False, soft_wrap=True)
 
 
+def say_auto(model: Any) -> None:
+    """Print what an automatic fit tried and why it chose what it did.
+
+    Parameters
+    ----------
+    model : Any
+        From `KernelPotential.auto`.
+    """
+    from rich.table import Table
+
+    from kernelpot.report import UNITS, in_units
+
+    table = Table(title="Tried on parts of the data, errors of structures left out")
+    table.add_column("change")
+    columns = [
+        "structures",
+        "energy",
+        "forces",
+        "score",
+        "log evidence",
+        "inducing",
+        "s",
+        "us/atom",
+    ]
+    for name in columns:
+        unit = f" {UNITS[name]}" if name in UNITS else ""
+        table.add_column(name + unit, justify="right")
+    for trial in model.auto_["trials"]:
+        errors = {kind: f"{in_units(kind, value):.3g}" for kind, value in trial["errors"].items()}
+        table.add_row(
+            trial["change"],
+            str(trial["n_structures"]),
+            errors.get("energy", ""),
+            errors.get("forces", ""),
+            f"{trial['score']:.3f}",
+            f"{trial['log_evidence']:.0f}",
+            str(trial["n_inducing"]),
+            f"{trial['seconds']:.1f}",
+            f"{trial['us_per_atom']:.0f}",
+        )
+    out.print(table)
+    for line in model.auto_["why"]:
+        say(line)
+
+
 def say_model(model: Any) -> None:
     """Print what a fitted model is made of, how it fits its training data, and labels in doubt.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +33,7 @@ else:
 __all__ = [
     "FitSettings",
     "SettingsError",
+    "check_files",
     "check_settings",
     "combine",
     "example",
@@ -155,9 +156,10 @@ def _table(kind: str, defaults: Mapping[str, Any], fields: Mapping[str, Any]) ->
 
 SoapSettings = _table("soap", Soap().to_settings(), _DESCRIPTOR | _OWN)
 PairsSettings = _table("pairs", PairSplines().to_settings(), _PAIRS | _OWN_OF_PAIRS)
+_DEFAULTS = {name: p.default for name, p in inspect.signature(KernelPotential).parameters.items()}
 ModelSettings = _section(
     "ModelSettings",
-    {name: p.default for name, p in inspect.signature(KernelPotential).parameters.items()},
+    _DEFAULTS,
     _MODEL,
 )
 
@@ -305,6 +307,38 @@ def combine(
     return raw
 
 
+def check_files(
+    paths: Sequence[Path], given: Mapping[str, Mapping[str, Any]]
+) -> dict[str, FitSettings]:
+    """Settings of several files with those of the command line on top.
+
+    Parameters
+    ----------
+    paths : Sequence[Path]
+        Settings files.
+    given : Mapping[str, Mapping[str, Any]]
+        By section and key; None where nothing was given.
+
+    Returns
+    -------
+    dict[str, FitSettings]
+        By the file's name, or its path where names do not tell the files apart.
+
+    Raises
+    ------
+    SettingsError
+        As `combine` and `check_settings` do, with the file.
+    """
+    short = len({path.stem for path in paths}) == len(set(paths))
+    checked = {}
+    for path in paths:
+        try:
+            checked[path.stem if short else str(path)] = check_settings(combine(path, given))
+        except SettingsError as error:
+            raise SettingsError(f"{path}: {error}") from error
+    return checked
+
+
 def make_model(
     settings: FitSettings, progress: Callable[[str, int, int], None] | None = None
 ) -> KernelPotential:
@@ -338,6 +372,59 @@ def _of_each(key: str, tables: list[Any], value: Any) -> Any:
         common = _SETTLED.get(key, value) if table.kind == "pairs" else value
         values.append(common if own is None else own)
     return values if any(other != values[0] for other in values) else values[0]
+
+
+_CHOSEN = ("basis", "zeta", "n_environments", "n_tangents")
+"""Parameters of the model that an automatic fit chooses, besides the descriptor."""
+
+
+def fit_automatically(
+    settings: FitSettings,
+    images: list[Any],
+    progress: Callable[[str, int, int], None] | None,
+    *,
+    time_budget: float,
+    cost: float | None,
+) -> KernelPotential:
+    """Fit with `KernelPotential.auto`; settings of what it chooses must be left alone.
+
+    Parameters
+    ----------
+    settings : FitSettings
+        From `check_settings`.
+    images : list[Any]
+        Labelled structures.
+    progress : Callable[[str, int, int], None] | None
+        Handed to the model.
+    time_budget : float
+        Seconds.
+    cost : float | None
+        Most that a prediction may cost, us/atom.
+
+    Returns
+    -------
+    KernelPotential
+        Fitted.
+
+    Raises
+    ------
+    SettingsError
+        A setting is given that is to be chosen.
+    """
+    model = make_model(settings, progress)
+    given = [name for name in _CHOSEN if getattr(model, name) != _DEFAULTS[name]]
+    untouched = Soap().to_settings()
+    several = isinstance(model.descriptor, list)
+    if several or model.descriptor.to_settings() != untouched:
+        given.insert(0, "the descriptor")
+    if given:
+        raise SettingsError(
+            f"--auto chooses {', '.join(given)}: leave these settings out, or fit without --auto"
+        )
+    parameters = model.get_params(deep=False)
+    for name in ("descriptor", *_CHOSEN):
+        del parameters[name]
+    return KernelPotential.auto(images, time_budget=time_budget, cost=cost, **parameters)
 
 
 def example() -> str:

@@ -18,6 +18,7 @@ __all__ = [
     "CompositionBaseline",
     "energies_per_atom",
     "fit_composition",
+    "is_isolated",
     "isolated_atoms",
     "least_squares",
 ]
@@ -166,7 +167,7 @@ def fit_composition(
     energies_z = np.zeros(len(species))
     alone_z, known_z = np.zeros((2, len(species)), dtype=bool)
     mine = [s for s, structure in enumerate(structures) if reference in (None, structure.source)]
-    others = [s for s in range(len(structures)) if s not in set(mine)]
+    others = sorted(set(range(len(structures))) - set(mine))
     any_energy = False
     for part in (mine, others):
         for z, number in enumerate(species):
@@ -214,7 +215,7 @@ def isolated_atoms(structures: Sequence[Structure], cutoff: float) -> frozenset[
     frozenset[int]
         Indices of structures.
     """
-    return frozenset(s for s, one in enumerate(structures) if _is_isolated(one, cutoff))
+    return frozenset(s for s, one in enumerate(structures) if is_isolated(one, cutoff))
 
 
 def energies_per_atom(structures: Sequence[Structure], species: Int, energies_z: Float) -> Float:
@@ -266,8 +267,21 @@ def _fractions(structures: Sequence[Structure], species: Int) -> Float:
     return np.array([[np.mean(s.numbers_n == z) for z in species] for s in structures])
 
 
-def _is_isolated(structure: Structure, cutoff: float) -> bool:
-    """Whether this is one atom with an energy that the descriptor sees alone."""
+def is_isolated(structure: Structure, cutoff: float) -> bool:
+    """Whether this is one atom with an energy that the descriptor sees alone.
+
+    Parameters
+    ----------
+    structure : Structure
+        Any.
+    cutoff : float
+        Of the descriptor, angstrom.
+
+    Returns
+    -------
+    bool
+        True for one atom without neighbours, images included.
+    """
     if structure.n_atoms != 1 or not np.isfinite(structure.energy):
         return False
     pairs = find_pairs(structure.positions_nc, structure.cell_cc, structure.pbc_c, cutoff)

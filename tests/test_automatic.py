@@ -1,0 +1,154 @@
+"""Settings chosen by the data."""
+
+import math
+
+import numpy as np
+import pytest
+
+from kernelpot import KernelPotential, Soap, datasets, load
+from kernelpot.automatic import _affordable, _by_cost, _no_full_basis
+from kernelpot.data import structures_from_atoms
+from kernelpot.race import (
+    Race,
+    Trial,
+    apply,
+    first_settings,
+    nearest_distance,
+    race,
+    score,
+    suits_full_basis,
+    variations,
+)
+from kernelpot.terms.composition import is_isolated
+
+
+def fake(errors, settings, n=25, **changes):
+    entries = {
+        "change": "", "settings": settings, "n_structures": n, "n_inducing": 400,
+        "errors": errors, "score": score(errors), "log_evidence": 0.0, "seconds": 1.0,
+        "us_per_atom": 10.0,
+    }  # fmt: skip
+    return Trial(**(entries | changes))
+
+
+@pytest.fixture(scope="module")
+def silicon():
+    return structures_from_atoms(datasets.load_silicon("train"))
+
+
+@pytest.fixture(scope="module")
+def ethanol():
+    return structures_from_atoms(datasets.load_ethanol("train")[:40])
+
+
+def quiet(stage, done, total):
+    assert 0 <= done <= total
+
+
+def test_the_length_scale_is_that_of_the_data(silicon, ethanol):
+    assert 2.2 < nearest_distance(silicon) < 2.7
+    assert 1.0 < nearest_distance(ethanol) < 1.2
+    assert math.isnan(nearest_distance([s for s in silicon if is_isolated(s, 6.0)]))
+    assert first_settings(silicon)["basis"] == "sparse"
+    assert first_settings(ethanol)["basis"] == "full"
+    assert not suits_full_basis(ethanol[:5])
+
+
+def test_changes_are_made_where_they_belong():
+    settings = {"descriptor": Soap(cutoff=5.0, sigma=0.4), "zeta": 4, "basis": "sparse"}
+    for words, change in variations(settings):
+        new = apply(settings, change)
+        assert repr(new) != repr(settings), words
+        new["descriptor"].validate()
+        assert set(new) == set(settings)
+    assert apply(settings, {"zeta": 2})["descriptor"] is settings["descriptor"]
+    assert apply(settings, {"sigma": 0.3})["descriptor"].sigma == 0.3
+    assert settings["descriptor"].sigma == 0.4
+
+
+def test_the_better_setting_wins(silicon):
+    """Judge by a made-up error that has its least value at sigma 0.3 and zeta 2."""
+    heats = []
+
+    def run(settings, indices, heat):
+        heats.append((heat, len(indices)))
+        soap = settings["descriptor"]
+        error = 0.1 + abs(soap.sigma - 0.3) + 0.02 * abs(settings["zeta"] - 2)
+        return fake({"energy": error, "forces": error}, settings, len(indices))
+
+    found = race(silicon, run, deadline=math.inf, random_state=0, tell=quiet)
+    assert found.winner.settings["descriptor"].sigma == 0.3
+    assert found.winner.settings["zeta"] == 2
+    assert "less error" in found.reason
+    assert {heat for heat, _ in heats} == {0, 1}
+    assert max(n for heat, n in heats if heat == 0) <= max(n for heat, n in heats if heat == 1)
+
+
+def test_noise_changes_nothing(silicon):
+    rng = np.random.default_rng(0)
+
+    def run(settings, indices, heat):
+        error = 0.1 * (1.0 + 1e-3 * rng.standard_normal())
+        return fake({"energy": error, "forces": error}, settings)
+
+    found = race(silicon, run, deadline=math.inf, random_state=0, tell=quiet)
+    assert found.winner.change == "start"
+    assert "no change" in found.reason
+
+
+def test_a_race_out_of_time_still_has_a_winner(silicon):
+    def run(settings, indices, heat):
+        return fake({"forces": 0.1}, settings)
+
+    found = race(silicon, run, deadline=0.0, random_state=0, tell=quiet)
+    assert len(found.trials) == 1
+    assert found.winner is found.trials[0]
+
+
+def test_scores():
+    assert score({"energy": 1.0, "forces": 1.0}) == pytest.approx(0.0)
+    assert score({"stress": math.e}) == pytest.approx(1.0)
+    better = {"energy": 0.01, "forces": 0.09}
+    assert score(better) < score({"energy": 0.01, "forces": 0.1})
+    assert math.isfinite(score({"energy": 0.0}))
+
+
+def test_budgets(silicon, ethanol):
+    trials = [
+        fake({"forces": 0.1}, {"basis": "sparse", "n_environments": 40}, us_per_atom=10.0),
+        fake({"forces": 0.1}, {"basis": "sparse", "n_environments": 80}, us_per_atom=14.0),
+    ]
+    assert _by_cost(trials, 18.0) == 120
+    assert _by_cost(trials[:1], 20.0) == 80
+    assert _by_cost(trials, 1.0) == 1
+    found = Race(tuple(trials), trials[1], "")
+    few, _ = _affordable(found, silicon, 30.0, None)
+    many, _ = _affordable(found, silicon, 1e9, None)
+    assert few <= many
+    cheap, reason = _affordable(found, silicon, 1e9, 11.0)
+    assert cheap <= 50
+    assert "us/atom" in reason
+    full = fake({"forces": 0.1}, {"basis": "full"}, n=20, seconds=2.0)
+    assert _no_full_basis(full, ethanol, 1e6, None) is None
+    assert "s are left" in _no_full_basis(full, ethanol, 1.0, None)
+    assert "us/atom" in _no_full_basis(full, ethanol, 1e6, 5.0)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_an_automatic_fit(full, emt_images, tmp_path):
+    images = emt_images[:20] if not full else emt_images[30:]
+    model = KernelPotential.auto(images, time_budget=60.0 if full else 30.0, random_state=1)
+    assert model.basis == ("full" if full else "sparse")
+    assert model.score(images) > 0.8
+    assert model.auto_["why"][0].startswith("descriptor: ")
+    assert model.auto_["trials"][0]["change"] == "start"
+    assert model.auto_["trials"][0]["errors"]["forces"] > 0
+    model.save(tmp_path / "auto.kpot")
+    assert load(tmp_path / "auto.kpot").auto_ == model.auto_
+
+
+def test_wrong_budgets_are_explained(emt_images):
+    with pytest.raises(ValueError, match="time_budget must be positive"):
+        KernelPotential.auto(emt_images, time_budget=0.0)
+    with pytest.raises(ValueError, match="cost must be positive"):
+        KernelPotential.auto(emt_images, cost=-1.0)
