@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernelpot._jit import njit
 from kernelpot._machine import one_blas_thread, physical_memory
 from kernelpot.conventions import LABEL_KINDS, VOIGT, Float, Int, LabelSet, Progress, System, as_int
 from kernelpot.data import Structure
@@ -132,7 +133,8 @@ def fit_full_basis(
     _check_memory(int(n_labels))
     sources = sorted({s.source for s in structures})
     labels = [LabelSet(kind, source) for source in sources for kind in LABEL_KINDS]
-    chunks = _chunks(structures, bound, baseline, repulsion, labels, tell)
+    with one_blas_thread():  # many small products
+        chunks = _chunks(structures, bound, baseline, repulsion, labels, tell)
     present = {k for s in structures for k in _kinds_of(s)}
     one_factor = delta is None and present <= options.learned and options.force_priority == 1.0
     delta, noise_l = _hyperparameters(chunks, zeta, delta, labels, options)
@@ -316,17 +318,30 @@ def _environments(
     whole_bq, whole_pcq = bound.jacobian(system, centres_b)
     x_bq[:], J_pcq = whole_bq[:, :n_q], whole_pcq[:, :, :n_q]
     index_p, first_b = block_of_pairs(pairs.first_n, centres_b)
-    for b, centre in enumerate(centres_b):
-        mine = slice(first_b[b], first_b[b + 1])
-        j_p, D_pc = pairs.j_p[index_p[mine]], pairs.D_pc[index_p[mine]]
-        of_centre_pcq = J_pcq[mine]
-        for c in range(3):
-            np.add.at(J_gbq, (3 * j_p + c, b), of_centre_pcq[:, c])
-            J_gbq[3 * centre + c, b] -= of_centre_pcq[:, c].sum(axis=0)
-        if strained:
-            strain_cdq = np.einsum("pd,pcq->cdq", D_pc, of_centre_pcq)
-            for v, (c, d) in enumerate(VOIGT):
-                J_gbq[v - 6, b] = 0.5 * (strain_cdq[c, d] + strain_cdq[d, c])
+    J_pcq = np.ascontiguousarray(J_pcq)
+    _scatter(J_pcq, first_b, pairs.j_p[index_p], pairs.D_pc[index_p], centres_b, strained, J_gbq)
+
+
+@njit
+def _scatter(J_pcq, first_b, j_p, D_pc, centres_b, strained, J_gbq):
+    """Add derivatives by the pairs' vectors to those by positions, and by strain (Voigt, last)."""
+    n_coordinates = J_gbq.shape[0]
+    for b in range(centres_b.shape[0]):
+        for p in range(first_b[b], first_b[b + 1]):
+            for c in range(3):
+                row = J_pcq[p, c]
+                at_i = J_gbq[3 * centres_b[b] + c, b]
+                at_j = J_gbq[3 * j_p[p] + c, b]
+                for q in range(row.shape[0]):
+                    at_i[q] -= row[q]
+                    at_j[q] += row[q]
+            if strained:
+                for v in range(6):
+                    c, d = VOIGT[v]
+                    into = J_gbq[n_coordinates - 6 + v, b]
+                    x, y = 0.5 * D_pc[p, d], 0.5 * D_pc[p, c]
+                    for q in range(into.shape[0]):
+                        into[q] += x * J_pcq[p, c, q] + y * J_pcq[p, d, q]
 
 
 # ---------------------------------------------------------------------------- covariances
