@@ -28,20 +28,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot._jit import njit
 from kernelpot._machine import one_blas_thread, physical_memory
-from kernelpot.conventions import LABEL_KINDS, VOIGT, Float, Int, LabelSet, Progress, System, as_int
+from kernelpot.conventions import LABEL_KINDS, Float, LabelSet, Progress, as_int
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
-from kernelpot.descriptors.projected import ProjectedDescriptor
 from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.environments import Chunk, chunks_of, single
 from kernelpot.gp.exact import Packed, leave_out, maximise_noise, solve
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel
 from kernelpot.options import NOISE_RANGE, Options
-from kernelpot.rows import block_of_pairs
-from kernelpot.selection import system_of
-from kernelpot.targets import to_learn
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
@@ -49,8 +45,6 @@ __all__ = ["FullFit", "fit_full_basis"]
 
 log = logging.getLogger("kernelpot")
 
-_CHUNK = 24
-"""Structures of equal composition that are treated at once."""
 _SAMPLE_ROWS = 1500
 """Labels with which noise and amplitude are found: some hundred Cholesky factors of 30 ms."""
 _LEAVE_OUT_ROWS = 6000
@@ -69,20 +63,6 @@ class FullFit(NamedTuple):
     log_evidence: float
     data_fit: float
     leave_out: dict[str, float]  # RMSE of each structure's labels predicted from all others
-
-
-class _Chunk(NamedTuple):
-    """Environments of structures with the same number of atoms of each species."""
-
-    x_z: list[Float]  # (n_structures, n_z, n_features)
-    J_z: list[Float]  # (n_structures, n_coordinates, n_z, n_features), by generalised coordinates
-    members: Int  # places of the structures in the list
-    rows: list[Int]  # of each structure: its labels among energy, then coordinates
-    scale: list[Float]  # of each structure: factor of each of these rows
-    y: list[Float]
-    sigma: list[Float]
-    label_sets: list[Int]
-    alone: list[bool]  # whether it is an isolated atom
 
 
 def fit_full_basis(
@@ -134,7 +114,7 @@ def fit_full_basis(
     sources = sorted({s.source for s in structures})
     labels = [LabelSet(kind, source) for source in sources for kind in LABEL_KINDS]
     with one_blas_thread():  # many small products
-        chunks = _chunks(structures, bound, baseline, repulsion, labels, tell)
+        chunks = chunks_of(structures, bound, baseline, repulsion, labels, tell)
     present = {k for s in structures for k in _kinds_of(s)}
     one_factor = delta is None and present <= options.learned and options.force_priority == 1.0
     delta, noise_l = _hyperparameters(chunks, zeta, delta, labels, options)
@@ -192,7 +172,7 @@ def fit_full_basis(
     )
 
 
-def _rmse(errors_r: Float, kind_r: list[str], chunks: Sequence[_Chunk]) -> dict[str, float]:
+def _rmse(errors_r: Float, kind_r: list[str], chunks: Sequence[Chunk]) -> dict[str, float]:
     """Of each kind of label; isolated atoms, which nothing else can predict, do not count."""
     alone_r = np.concatenate(
         [
@@ -226,128 +206,10 @@ def _check_memory(n_rows: int) -> None:
         )
 
 
-# -------------------------------------------------------------------------- environments
-
-
-def _chunks(
-    structures: Sequence[Structure],
-    bound: BoundDescriptor,
-    baseline: CompositionBaseline,
-    repulsion: CoreRepulsion | None,
-    labels: list[LabelSet],
-    tell: Progress,
-) -> list[_Chunk]:
-    """Features and Jacobians of all environments, structures of equal composition together."""
-    kinds = {}
-    for s, structure in enumerate(structures):
-        counts = tuple(int(np.count_nonzero(structure.numbers_n == z)) for z in bound.species)
-        strained = bool(np.isfinite(structure.stress_v).any())
-        kinds.setdefault((counts, strained), []).append(s)
-    chunks, done = [], 0
-    for (counts, strained), members in kinds.items():
-        for first in range(0, len(members), _CHUNK):
-            part = as_int(members[first : first + _CHUNK])
-            chunks.append(
-                _chunk(structures, part, counts, strained, bound, baseline, repulsion, labels)
-            )
-            done += len(part)
-            tell("environments", done, len(structures))
-    return chunks
-
-
-def _chunk(
-    structures: Sequence[Structure],
-    members: Int,
-    counts: tuple[int, ...],
-    strained: bool,
-    bound: BoundDescriptor,
-    baseline: CompositionBaseline,
-    repulsion: CoreRepulsion | None,
-    labels: list[LabelSet],
-) -> _Chunk:
-    n_s = len(members)
-    n_g = 3 * sum(counts) + (6 if strained else 0)
-    # Axes that a species does not have are left out: memory, and time of the products.
-    sizes = [bound.n_features] * len(counts)
-    if isinstance(bound, ProjectedDescriptor):
-        sizes = [len(axes_kq) for axes_kq in bound.axes_z]
-    x_z = [np.empty((n_s, n, n_q)) for n, n_q in zip(counts, sizes, strict=True)]
-    J_z = [np.zeros((n_s, n_g, n, n_q)) for n, n_q in zip(counts, sizes, strict=True)]
-    chunk = _Chunk(x_z, J_z, members, [], [], [], [], [], [])
-    for k, s in enumerate(members):
-        structure = structures[s]
-        system = system_of(bound, structure)
-        for z in range(len(counts)):
-            centres_b = as_int(np.flatnonzero(system.species_n == z))
-            if len(centres_b):
-                _environments(bound, system, centres_b, strained, x_z[z][k], J_z[z][k])
-        energy, forces_r, stress_v = to_learn(structure, system.pairs, baseline, repulsion)
-        # Generalised derivatives: forces are minus those by positions, stress is that by strain
-        # over the volume; energies are learned per atom, as their noise is given.
-        scale = np.concatenate(
-            [[1.0 / structure.n_atoms], np.full(3 * structure.n_atoms, -1.0)]
-            + ([np.full(6, 1.0 / structure.volume)] if strained else [])
-        )
-        y = np.concatenate(
-            [[energy / structure.n_atoms], forces_r] + ([stress_v] if strained else [])
-        )
-        known = np.flatnonzero(np.isfinite(y))
-        kind = np.repeat([0, 1, 2], [1, 3 * structure.n_atoms, len(y) - 1 - 3 * structure.n_atoms])
-        sigma = np.array([structure.sigma_energy, structure.sigma_forces, structure.sigma_stress])
-        sets = as_int([labels.index(LabelSet(name, structure.source)) for name in LABEL_KINDS])
-        chunk.rows.append(known)
-        chunk.scale.append(scale[known])
-        chunk.y.append(y[known])
-        chunk.sigma.append(sigma[kind[known]])
-        chunk.label_sets.append(sets[kind[known]])
-        chunk.alone.append(structure.n_atoms == 1 and len(system.pairs.r_p) == 0)
-    return chunk
-
-
-def _environments(
-    bound: BoundDescriptor,
-    system: System,
-    centres_b: Int,
-    strained: bool,
-    x_bq: Float,
-    J_gbq: Float,
-) -> None:
-    """Features, and derivatives by all positions of the structure and by strain."""
-    pairs = system.pairs
-    n_q = x_bq.shape[1]
-    whole_bq, whole_pcq = bound.jacobian(system, centres_b)
-    x_bq[:], J_pcq = whole_bq[:, :n_q], whole_pcq[:, :, :n_q]
-    index_p, first_b = block_of_pairs(pairs.first_n, centres_b)
-    J_pcq = np.ascontiguousarray(J_pcq)
-    _scatter(J_pcq, first_b, pairs.j_p[index_p], pairs.D_pc[index_p], centres_b, strained, J_gbq)
-
-
-@njit
-def _scatter(J_pcq, first_b, j_p, D_pc, centres_b, strained, J_gbq):
-    """Add derivatives by the pairs' vectors to those by positions, and by strain (Voigt, last)."""
-    n_coordinates = J_gbq.shape[0]
-    for b in range(centres_b.shape[0]):
-        for p in range(first_b[b], first_b[b + 1]):
-            for c in range(3):
-                row = J_pcq[p, c]
-                at_i = J_gbq[3 * centres_b[b] + c, b]
-                at_j = J_gbq[3 * j_p[p] + c, b]
-                for q in range(row.shape[0]):
-                    at_i[q] -= row[q]
-                    at_j[q] += row[q]
-            if strained:
-                for v in range(6):
-                    c, d = VOIGT[v]
-                    into = J_gbq[n_coordinates - 6 + v, b]
-                    x, y = 0.5 * D_pc[p, d], 0.5 * D_pc[p, c]
-                    for q in range(into.shape[0]):
-                        into[q] += x * J_pcq[p, c, q] + y * J_pcq[p, d, q]
-
-
 # ---------------------------------------------------------------------------- covariances
 
 
-def _covariance(one: _Chunk, k: int, other: _Chunk, zeta: int) -> Float:
+def _covariance(one: Chunk, k: int, other: Chunk, zeta: int) -> Float:
     """Of the k-th structure's energy and derivatives with those of all structures of a chunk.
 
     Shape (1 + n_coordinates of the one, n_structures, 1 + n_coordinates of the other).
@@ -378,7 +240,7 @@ def _covariance(one: _Chunk, k: int, other: _Chunk, zeta: int) -> Float:
     return out
 
 
-def _rows_of(one: _Chunk, k: int, others: Sequence[_Chunk], zeta: int) -> Float:
+def _rows_of(one: Chunk, k: int, others: Sequence[Chunk], zeta: int) -> Float:
     """Covariances of the k-th structure's labels with those of chunks."""
     rows = one.rows[k]
     parts = []
@@ -391,7 +253,7 @@ def _rows_of(one: _Chunk, k: int, others: Sequence[_Chunk], zeta: int) -> Float:
     return np.concatenate(parts, axis=1)
 
 
-def _fill(K: Packed, chunks: Sequence[_Chunk], zeta: int, tell: Progress) -> None:
+def _fill(K: Packed, chunks: Sequence[Chunk], zeta: int, tell: Progress) -> None:
     """All covariances of labels, structure by structure, one thread for each of them."""
     n_structures = sum(len(chunk.members) for chunk in chunks)
     total = n_structures * (n_structures + 1) // 2
@@ -416,7 +278,7 @@ def _n_threads() -> int:
 
 
 def _hyperparameters(
-    chunks: Sequence[_Chunk],
+    chunks: Sequence[Chunk],
     zeta: int,
     delta: float | None,
     labels: list[LabelSet],
@@ -434,7 +296,7 @@ def _hyperparameters(
             break
         chosen.append((c, k))
         n_rows += len(chunks[c].y[k])
-    sample = [_one(chunks[c], k) for c, k in sorted(chosen)]
+    sample = [single(chunks[c], k) for c, k in sorted(chosen)]
     present = {int(m) for chunk in sample for kinds in chunk.label_sets for m in np.unique(kinds)}
     noise_l = [1.0 if k not in present else factor for k, factor in enumerate(noise_l)]
     if delta is not None and None not in noise_l:
@@ -458,16 +320,8 @@ def _least(kind: str) -> float:
     return _LEAST_FORCES if kind == "forces" else NOISE_RANGE[kind][0]
 
 
-def _one(chunk: _Chunk, k: int) -> _Chunk:
-    """The k-th structure of a chunk as a chunk of its own."""
-    part = slice(k, k + 1)
-    return _Chunk([x[part] for x in chunk.x_z], [J[part] for J in chunk.J_z], *(
-        values[part] for values in chunk[2:]
-    ))  # fmt: skip
-
-
 def _collapse(
-    chunks: Sequence[_Chunk], alpha_r: Float, n_features: int
+    chunks: Sequence[Chunk], alpha_r: Float, n_features: int
 ) -> tuple[tuple[Inducing, ...], Float]:
     """One environment and one tangent for each training environment, and their weights."""
     n_z = len(chunks[0].x_z)
