@@ -42,6 +42,7 @@ class Options(NamedTuple):
     feature_tolerance: float
     tangent_threshold: float
     selector: str | Selector
+    balance_groups: bool
     noise: Noise  # assumed, of each kind of label
     learned: frozenset[str]  # kinds of labels whose noise the evidence finds
     force_priority: float
@@ -127,6 +128,7 @@ def check_options(parameters: dict[str, Any]) -> Options:
         float(tolerance),
         float(threshold),
         selector,
+        bool(parameters["balance_groups"]),
         noise,
         frozenset(learned),
         float(priority),

@@ -74,7 +74,11 @@ class KernelPotential(BaseEstimator):
         Tangents whose singular value is below this fraction of the environment's largest are left
         out, so that symmetric environments get fewer.
     selector : str | Selector
-        How environments are chosen: "fps", "cur", "leverage", "uniform", "random", or a function.
+        How environments are chosen: "fps", "cur", "leverage", "variance" (greedy, of the prior),
+        "joint" (the same, with the tangents), "uniform", "random", or a function.
+    balance_groups : bool
+        Whether each group of structures (``info["group"]``) gets a share of the environments in
+        proportion to the square root of its atoms, so that small groups are represented.
     sigma_energy : Sigma | None
         Noise of the energies, eV/atom; a dict gives one per ``info["source"]``. None for the
         value that maximises the evidence, source by source (``noise_``); standard deviations
@@ -166,6 +170,7 @@ class KernelPotential(BaseEstimator):
         feature_tolerance: float = 1e-6,
         tangent_threshold: float = 1e-3,
         selector: str | Selector = "fps",
+        balance_groups: bool = False,
         sigma_energy: Sigma | None = None,
         sigma_forces: Sigma | None = None,
         sigma_stress: Sigma | None = None,
@@ -189,6 +194,7 @@ class KernelPotential(BaseEstimator):
         self.feature_tolerance = feature_tolerance
         self.tangent_threshold = tangent_threshold
         self.selector = selector
+        self.balance_groups = balance_groups
         self.sigma_energy = sigma_energy
         self.sigma_forces = sigma_forces
         self.sigma_stress = sigma_stress

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -12,7 +14,16 @@ from kernelpot.conventions import Float, Int, Progress, System, as_int
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
 from kernelpot.descriptors.protocol import BoundDescriptor, is_linear
-from kernelpot.gp.inducing import Inducing, Selector, join, select, tangents
+from kernelpot.gp.greedy import choose_jointly
+from kernelpot.gp.inducing import (
+    Inducing,
+    Selector,
+    join,
+    select,
+    select_variance,
+    singular_tangents,
+    tangents,
+)
 from kernelpot.neighbours import find_pairs
 
 __all__ = ["choose_inducing", "system_of"]
@@ -21,6 +32,15 @@ log = logging.getLogger("kernelpot")
 
 _CANDIDATE_BYTES = 2**29
 """Bound on the features of the candidates from which environments are chosen."""
+
+_POOL = 5
+"""Environments whose tangents are computed for each that is chosen together with them."""
+
+_SPARE_TANGENTS = 2
+"""Tangents from which each of those chosen by conditional variance is chosen."""
+
+_LEADING_TANGENTS = 4
+"""Tangents that count in the comparison of environments."""
 
 
 def system_of(descriptor: BoundDescriptor, structure: Structure) -> System:
@@ -66,6 +86,8 @@ def choose_inducing(
     selector: str | Selector,
     random_state: int | None,
     tell: Progress,
+    zeta: int = 4,
+    balance_groups: bool = False,
 ) -> tuple[Inducing, ...]:
     """Environments by the selector, species by species, and their tangents.
 
@@ -86,13 +108,20 @@ def choose_inducing(
     n_tangents : int
         At most this many for each environment.
     tangent_threshold : float
-        Least singular value, as a fraction of the environment's largest.
+        Least singular value, as a fraction of the environment's largest. With the selector "joint"
+        also the least conditional standard deviation of a tangent, as a fraction of the largest
+        prior one of its environment.
     selector : str | Selector
-        Name or function.
+        Name or function. "joint" chooses environments and tangents together.
     random_state : int | None
         Seed.
     tell : Progress
         Told of the stages "features" and "tangents".
+    zeta : int
+        Exponent of the kernel, of which "variance" and "joint" make use.
+    balance_groups : bool
+        Whether each group of structures gets a share of each species' environments, in proportion
+        to the square root of its atoms, so that small groups are represented.
 
     Returns
     -------
@@ -122,26 +151,112 @@ def choose_inducing(
 
     counts = [int(np.count_nonzero(numbers_n == z)) for z in bound.species]
     quotas = _quotas(n_environments, bound.species, counts)
-    groups = []
+    names = [s.group if balance_groups else "" for s in structures]
+    group_s = np.unique(names, return_inverse=True)[1]
+    if selector == "variance":
+        selector = functools.partial(select_variance, zeta=zeta)
+
+    def jacobian(n: int) -> Float:
+        s, centre = place_n[candidates_n[n]]
+        return bound.jacobian(system_of(bound, structures[s]), as_int([centre]))[1]
+
+    chosen = []
     for z, number in enumerate(bound.species):
         mine = np.flatnonzero(numbers_n[candidates_n] == number)
-        alone = [n for n in mine if place_n[candidates_n[n], 0] in isolated][:1]
-        rest = np.setdiff1d(mine, alone)
-        picked = np.concatenate(
-            [alone, rest[select(x_nq[rest], quotas[z] - len(alone), selector, rng)]]
-        ).astype(np.intp)
-        kept: list[Float] = []
-        for k, n in enumerate(picked):
-            s, centre = place_n[candidates_n[n]]
-            if n_tangents:
-                system = system_of(bound, structures[s])
-                _, J_pcq = bound.jacobian(system, as_int([centre]))
-                kept.append(tangents(J_pcq, n_tangents, tangent_threshold))
-            else:
-                kept.append(np.zeros((0, bound.n_features)))
-            tell("tangents", sum(quotas[:z]) + k + 1, sum(quotas))
-        groups.append(join(x_nq[picked], kept))
-    return tuple(groups)
+        structure_n = place_n[candidates_n[mine], 0]
+        alone = [n for n, s in enumerate(structure_n) if s in isolated][:1]
+        candidates = _Candidates(mine, x_nq[mine], group_s[structure_n], as_int(alone))
+        told = functools.partial(_tell_some, tell, sum(quotas[:z]), sum(quotas), quotas[z])
+        if selector == "joint" and n_tangents:
+            group = _choose_jointly(
+                candidates, quotas[z], jacobian, n_tangents, tangent_threshold, zeta, rng, told
+            )
+        else:
+            picked = _choose(candidates, quotas[z], selector, rng)
+            kept: list[Float] = []
+            for k, n in enumerate(picked):
+                if n_tangents:
+                    kept.append(tangents(jacobian(mine[n]), n_tangents, tangent_threshold))
+                else:
+                    kept.append(np.zeros((0, bound.n_features)))
+                told(k + 1, len(picked))
+            group = join(candidates.x_nq[picked], kept)
+        chosen.append(group)
+    return tuple(chosen)
+
+
+class _Candidates(NamedTuple):
+    """Candidates of one species."""
+
+    index_n: Int  # among those of all species
+    x_nq: Float
+    group_n: Int
+    alone: Int  # an isolated atom, or none: chosen before all others
+
+    @property
+    def rest(self) -> Int:
+        """All but the isolated atom."""
+        return np.setdiff1d(np.arange(len(self.x_nq)), self.alone)
+
+    def shares(self, total: int) -> Int:
+        """How many of the rest to take from each group."""
+        n_groups = int(self.group_n.max()) + 1
+        return _shares(total, np.bincount(self.group_n[self.rest], minlength=n_groups))
+
+
+def _choose(
+    candidates: _Candidates, quota: int, selector: str | Selector, rng: np.random.Generator
+) -> Int:
+    """Environments by a selector that knows nothing of tangents, group by group."""
+    rest = candidates.rest
+    picked = [candidates.alone]
+    for g, share in enumerate(candidates.shares(quota - len(candidates.alone))):
+        mine = rest[candidates.group_n[rest] == g]
+        picked.append(mine[select(candidates.x_nq[mine], int(share), selector, rng)])
+    return as_int(np.concatenate(picked))
+
+
+def _choose_jointly(
+    candidates: _Candidates,
+    quota: int,
+    jacobian: Callable[[int], Float],
+    n_tangents: int,
+    threshold: float,
+    zeta: int,
+    rng: np.random.Generator,
+    told: Callable[[int, int], None],
+) -> Inducing:
+    """Environments with their tangents, among a pool of farthest points."""
+    n_spare = _SPARE_TANGENTS * n_tangents
+    n_features, n_most = candidates.x_nq.shape[1], quota * (1 + n_tangents)
+    bytes_each = 8 * ((1 + n_spare) * n_features + (1 + _LEADING_TANGENTS) * n_most)
+    n_pool = max(quota, min(_POOL * quota, _CANDIDATE_BYTES // bytes_each))
+    pool = _choose(candidates, n_pool, "fps", rng)
+    weighted: list[Float] = []
+    for k, n in enumerate(pool):
+        J_pcq = jacobian(candidates.index_n[n])
+        singular_t, tau_tq = singular_tangents(J_pcq, n_spare, threshold)
+        weighted.append(singular_t[:, None] * tau_tq)
+        told(k + 1, len(pool))
+    n_alone = len(candidates.alone)
+    quota_g = candidates.shares(quota - n_alone)
+    quota_g[candidates.group_n[candidates.alone]] += 1
+    picked, kept = choose_jointly(
+        join(candidates.x_nq[pool], weighted),
+        n_tangents=n_tangents,
+        n_lead=_LEADING_TANGENTS,
+        threshold=threshold,
+        zeta=zeta,
+        group_e=candidates.group_n[pool],
+        quota_g=quota_g,
+        n_first=n_alone,
+    )
+    return join(candidates.x_nq[pool[picked]], kept)
+
+
+def _tell_some(tell: Progress, before: int, total: int, share: int, done: int, of: int) -> None:
+    """Progress of a part (``share`` of ``total``, after ``before``) as that of the whole stage."""
+    tell("tangents", before + done * share // of, total)
 
 
 def _candidates(numbers_n: Int, bound: BoundDescriptor, rng: np.random.Generator) -> Int:
@@ -173,3 +288,17 @@ def _quotas(
     share = np.sqrt(counts)
     wanted = np.maximum(1, np.round(n_environments * share / share.sum())).astype(int)
     return [min(int(w), c) for w, c in zip(wanted, counts, strict=True)]
+
+
+def _shares(total: int, counts_g: Int) -> Int:
+    """Share out a number in proportion to the square root of counts, none beyond its count.
+
+    Adams' method: one for everybody first, as far as it goes, then the next always to the largest
+    sqrt(count) / (number so far). The shares add up to the total, or to all there are.
+    """
+    share_g = np.zeros(len(counts_g), dtype=np.intp)
+    for _ in range(min(total, int(np.sum(counts_g)))):
+        claim_g = np.sqrt(counts_g) / np.maximum(share_g, 1e-9)
+        claim_g[share_g >= counts_g] = -1.0
+        share_g[np.argmax(claim_g)] += 1
+    return share_g

@@ -151,6 +151,8 @@ def prepare(
                 tangent_threshold=options.tangent_threshold,
                 selector=options.selector,
                 random_state=options.random_state,
+                zeta=one.zeta,
+                balance_groups=options.balance_groups,
                 tell=tell,
             ),
         )

@@ -18,6 +18,45 @@ from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel, power_kernel_scalar
 
 
+def K_ab(first: Inducing, second: Inducing, zeta: int) -> Float:
+    """Prior covariance of two sets of inducing variables of one species.
+
+    Linear in the tangents, which need not be unit vectors.
+
+    Parameters
+    ----------
+    first : Inducing
+        Environments and tangents.
+    second : Inducing
+        Others.
+    zeta : int
+        Exponent of the kernel.
+
+    Returns
+    -------
+    Float
+        Shape (n_inducing of the first, n_inducing of the second).
+    """
+    G_ab = first.Z_mq @ second.Z_mq.T  # (a, b) products of all vectors
+    # Rows of the environments that own each variable.
+    own_a = first.first_e[:-1][first.owner_m]
+    own_b = second.first_e[:-1][second.owner_m]
+    value, slope, curvature = power_kernel(
+        G_ab[np.ix_(first.first_e[:-1], second.first_e[:-1])], zeta
+    )
+    pair = np.ix_(first.owner_m, second.owner_m)
+    toward_ab, from_ab = G_ab[own_a], G_ab[:, own_b]  # (a, b) x_own(a) . z_b and z_a . x_own(b)
+    tangent_b = second.is_tangent_m[None, :]
+    K = np.where(tangent_b, slope[pair] * toward_ab, value[pair])
+    # Rows of tangents: against environments, then against tangents.
+    tangent_rows = np.where(
+        tangent_b,
+        slope[pair] * G_ab + curvature[pair] * from_ab * toward_ab,
+        slope[pair] * from_ab,
+    )
+    return np.where(first.is_tangent_m[:, None], tangent_rows, K)
+
+
 def K_mm(inducing: Inducing, zeta: int) -> Float:
     """Prior covariance of the inducing variables of one species.
 
@@ -33,22 +72,7 @@ def K_mm(inducing: Inducing, zeta: int) -> Float:
     Float
         Shape (n_inducing, n_inducing), symmetric.
     """
-    G_mm = inducing.Z_mq @ inducing.Z_mq.T  # (m, m) products of all vectors
-    is_tangent_m = inducing.is_tangent_m
-    owner_m = inducing.owner_m
-    first_m = inducing.first_e[:-1][owner_m]  # row of the environment that owns each variable
-    X_ee = G_mm[np.ix_(inducing.first_e[:-1], inducing.first_e[:-1])]
-    value_ee, first_ee, second_ee = power_kernel(X_ee, zeta)
-    xz_mm = G_mm[first_m]  # (m, m) x_owner(row) . z_column
-    pair = np.ix_(owner_m, owner_m)
-    K = np.where(is_tangent_m[None, :], first_ee[pair] * xz_mm, value_ee[pair])
-    # Rows of tangents: against environments, then against tangents.
-    tangent_rows = np.where(
-        is_tangent_m[None, :],
-        first_ee[pair] * G_mm + second_ee[pair] * xz_mm.T * xz_mm,
-        first_ee[pair] * xz_mm.T,
-    )
-    K = np.where(is_tangent_m[:, None], tangent_rows, K)
+    K = K_ab(inducing, inducing, zeta)
     return 0.5 * (K + K.T)
 
 

@@ -16,6 +16,10 @@ import scipy.linalg
 import scipy.sparse.linalg
 
 from kernelpot.conventions import Float, Int, as_float, as_int
+from kernelpot.gp.kernels import power_kernel
+
+VARIANCE_FLOOR = 1e-10
+"""A candidate whose variance, given the chosen ones, is below this part of its prior is known."""
 
 
 class Inducing(NamedTuple):
@@ -67,6 +71,36 @@ def join(x_eq: Float, tangents: list[Float]) -> Inducing:
     return Inducing(as_float(Z_mq), as_int(first_e))
 
 
+def singular_tangents(J_pcq: Float, n_tangents: int, threshold: float) -> tuple[Float, Float]:
+    """Leading singular values and right singular vectors of the Jacobian of one environment.
+
+    Parameters
+    ----------
+    J_pcq : Float
+        Derivatives of the unit vector with respect to each neighbour's position, shape
+        (n_neighbours, 3, n_features), 1/angstrom.
+    n_tangents : int
+        At most this many.
+    threshold : float
+        Directions whose singular value is below this fraction of the largest are left out.
+
+    Returns
+    -------
+    tuple[Float, Float]
+        Singular values (1/angstrom), the largest first, shape (number kept,), and orthonormal rows,
+        shape (number kept, n_features); orthogonal to the environment's unit vector, because the
+        Jacobian is.
+    """
+    J_rq = J_pcq.reshape(-1, J_pcq.shape[-1])
+    if n_tangents == 0 or len(J_rq) == 0:
+        return np.zeros(0), np.zeros((0, J_pcq.shape[-1]))
+    _, singular, tau_tq = scipy.linalg.svd(J_rq, full_matrices=False, lapack_driver="gesdd")
+    # Symmetric environments have exact zeros, whose vectors are rounding errors.
+    floor = max(threshold, 1e-8) * singular[0]
+    n_kept = min(n_tangents, int(np.count_nonzero(singular > floor)))
+    return singular[:n_kept], tau_tq[:n_kept]
+
+
 def tangents(J_pcq: Float, n_tangents: int, threshold: float) -> Float:
     """Leading right singular vectors of the Jacobian of one environment.
 
@@ -83,17 +117,9 @@ def tangents(J_pcq: Float, n_tangents: int, threshold: float) -> Float:
     Returns
     -------
     Float
-        Orthonormal rows, shape (number kept, n_features); orthogonal to the environment's unit
-        vector, because the Jacobian is.
+        Orthonormal rows, shape (number kept, n_features), as of `singular_tangents`.
     """
-    J_rq = J_pcq.reshape(-1, J_pcq.shape[-1])
-    if n_tangents == 0 or len(J_rq) == 0:
-        return np.zeros((0, J_pcq.shape[-1]))
-    _, singular, tau_tq = scipy.linalg.svd(J_rq, full_matrices=False, lapack_driver="gesdd")
-    # Symmetric environments have exact zeros, whose vectors are rounding errors.
-    floor = max(threshold, 1e-8) * singular[0]
-    n_kept = min(n_tangents, int(np.count_nonzero(singular > floor)))
-    return tau_tq[:n_kept]
+    return singular_tangents(J_pcq, n_tangents, threshold)[1]
 
 
 # ------------------------------------------------------------------ choice of environments
@@ -218,6 +244,45 @@ def select_leverage(x_nq: Float, n_select: int, rng: np.random.Generator) -> Int
     return as_int(rng.choice(len(x_nq), n_select, replace=False, p=leverage_n / leverage_n.sum()))
 
 
+def select_variance(x_nq: Float, n_select: int, rng: np.random.Generator, zeta: int = 4) -> Int:
+    """Largest variance of the local energy, given the local energies already chosen.
+
+    Harbrecht et al., Appl. Numer. Math. 62, 428 (2012), algorithm 1: n_candidates n_select^2
+    operations, and n_candidates n_select numbers in memory.
+
+    Parameters
+    ----------
+    x_nq : Float
+        Unit vectors of the candidates, shape (n_candidates, n_features).
+    n_select : int
+        How many to choose, at most n_candidates.
+    rng : np.random.Generator
+        Chooses the start: all prior variances are equal.
+    zeta : int
+        Exponent of the kernel.
+
+    Returns
+    -------
+    Int
+        Indices in the order of choice; fewer than asked for when the rest are, to rounding,
+        combinations of the chosen ones.
+    """
+    variance_n = np.ones(len(x_nq))
+    phi_kn = np.empty((n_select, len(x_nq)))  # whitened covariances with the chosen ones
+    chosen = np.empty(n_select, dtype=np.intp)
+    for k in range(n_select):
+        best = int(np.argmax(variance_n)) if k else int(rng.integers(len(x_nq)))
+        if variance_n[best] < VARIANCE_FLOOR:
+            return chosen[:k]
+        chosen[k] = best
+        covariance_n = power_kernel(x_nq @ x_nq[best], zeta)[0]
+        covariance_n -= phi_kn[:k, best] @ phi_kn[:k]
+        phi_kn[k] = covariance_n / np.sqrt(variance_n[best])
+        variance_n -= phi_kn[k] ** 2
+        variance_n[best] = 0.0
+    return chosen
+
+
 def select_uniform(x_nq: Float, n_select: int, rng: np.random.Generator) -> Int:
     """Evenly spaced in the order of the data.
 
@@ -262,6 +327,9 @@ SELECTORS: dict[str, Selector] = {
     "fps": select_fps,
     "cur": select_cur,
     "leverage": select_leverage,
+    "variance": select_variance,
+    # With tangents `kernelpot.selection` chooses by `greedy.choose_jointly`; without, it is this.
+    "joint": select_variance,
     "uniform": select_uniform,
     "random": select_random,
 }

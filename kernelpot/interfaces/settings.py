@@ -98,6 +98,7 @@ _MODEL = {
         Literal[tuple(SELECTORS)],
         "how inducing environments are chosen: " + ", ".join(SELECTORS),
     ),
+    "balance_groups": (bool, "whether each group of structures gets a share of the environments"),
     "sigma_energy": (
         Sigma | None,
         "noise, eV/atom; else by the evidence; a table gives one per info['source']",

@@ -39,6 +39,16 @@ def K_bm(x_bq, inducing, zeta):
     return np.array([[covariance((x, None), b, zeta) for b in everything] for x in x_bq])
 
 
+def conditional_variance(candidates, chosen, zeta):
+    """Prior variance of each of a list of (x, tau), given the values of those in another."""
+    variance = np.array([covariance(a, a, zeta) for a in candidates])
+    if not chosen:
+        return variance
+    C = np.array([[covariance(a, b, zeta) for b in chosen] for a in chosen])
+    K = np.array([[covariance(a, b, zeta) for b in chosen] for a in candidates])
+    return variance - np.sum(K * np.linalg.solve(C, K.T).T, axis=1)
+
+
 def gaussian_process(Q_rr, y_r, sigma_r):
     """Weights C^-1 y, and log density of y ~ N(0, C), C = Q + noise."""
     C_rr = Q_rr + np.diag(sigma_r**2)
