@@ -41,7 +41,7 @@ from kernelpot.options import NOISE_RANGE, Options
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
-__all__ = ["FullFit", "fit_full_basis"]
+__all__ = ["FullFit", "covariance", "fit_full_basis"]
 
 log = logging.getLogger("kernelpot")
 
@@ -209,10 +209,25 @@ def _check_memory(n_rows: int) -> None:
 # ---------------------------------------------------------------------------- covariances
 
 
-def _covariance(one: Chunk, k: int, other: Chunk, zeta: int) -> Float:
-    """Of the k-th structure's energy and derivatives with those of all structures of a chunk.
+def covariance(one: Chunk, k: int, other: Chunk, zeta: int) -> Float:
+    """Of one structure's energy and derivatives with those of all structures of a chunk.
 
-    Shape (1 + n_coordinates of the one, n_structures, 1 + n_coordinates of the other).
+    Parameters
+    ----------
+    one : Chunk
+        That holds the structure.
+    k : int
+        Its place there.
+    other : Chunk
+        Of the same species.
+    zeta : int
+        Exponent of the kernel.
+
+    Returns
+    -------
+    Float
+        Shape (1 + n_coordinates of the one, n_structures, 1 + n_coordinates of the other), in
+        units of delta^2.
     """
     n_a, n_s, n_b = one.J_z[0].shape[1], *other.J_z[0].shape[:2]
     out = np.zeros((1 + n_a, n_s, 1 + n_b))
@@ -245,7 +260,7 @@ def _rows_of(one: Chunk, k: int, others: Sequence[Chunk], zeta: int) -> Float:
     rows = one.rows[k]
     parts = []
     for other in others:
-        K_rsh = _covariance(one, k, other, zeta)[rows] * one.scale[k][:, None, None]
+        K_rsh = covariance(one, k, other, zeta)[rows] * one.scale[k][:, None, None]
         parts += [
             K_rsh[:, s, columns] * scale
             for s, (columns, scale) in enumerate(zip(other.rows, other.scale, strict=True))

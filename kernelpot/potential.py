@@ -20,6 +20,7 @@ from kernelpot.data import LabelKeys, Noise, Structure, structures_from_atoms
 from kernelpot.descriptors import DESCRIPTORS
 from kernelpot.descriptors.protocol import Descriptor
 from kernelpot.doubts import Doubt, LabelErrors
+from kernelpot.evidence_bound import evidence_bound
 from kernelpot.fitted import Fitted, predictive
 from kernelpot.gp.inducing import Selector
 from kernelpot.leave_out import leave_one_out
@@ -434,6 +435,24 @@ class KernelPotential(BaseEstimator):
         structures = self._structures(images, labels="required")
         structures = self.fitted_.shifts.to_reference(structures)
         return r_squared(structures, [self._evaluate(structure) for structure in structures])
+
+    def evidence_bound(self, images: Iterable[Atoms]) -> float:
+        """Lower bound (VFE) of the log evidence of the exact process.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            The structures that the model was fitted to.
+
+        Returns
+        -------
+        float
+            `log_evidence_` less half of the variance of the labels, in units of their noise, that
+            the inducing variables leave open; the latter from at most 40 of the structures.
+        """
+        check_is_fitted(self, "fitted_")
+        self.fitted_.posterior()  # says so where there is none
+        return evidence_bound(self.fitted_, self._structures(images, labels="required"))
 
     def leave_one_out(self, images: Iterable[Atoms]) -> LabelErrors:
         """Errors on training structures, each predicted by all others; nothing is fitted again.

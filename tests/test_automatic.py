@@ -136,8 +136,8 @@ def test_budgets(silicon, ethanol):
 
 @pytest.mark.parametrize("full", [False, True])
 def test_an_automatic_fit(full, emt_images, tmp_path):
-    images = emt_images[:20] if not full else emt_images[30:]
-    model = KernelPotential.auto(images, time_budget=60.0 if full else 30.0, random_state=1)
+    images = emt_images[:10] if not full else emt_images[30:]
+    model = KernelPotential.auto(images, time_budget=60.0 if full else 6.0, random_state=1)
     assert model.basis == ("full" if full else "sparse")
     assert model.score(images) > 0.8
     assert model.auto_["why"][0].startswith("descriptor: ")

@@ -315,3 +315,26 @@ def test_wrong_parameters_are_explained(parameters, words, emt_images):
     parameters = {"descriptor": Soap(cutoff=3.0), **parameters}
     with pytest.raises(ValueError, match=words):
         KernelPotential(**parameters).fit(emt_images[:4])
+
+
+# ------------------------------------------------------------------------------- the bound
+
+
+def test_the_bound_is_below_the_exact_evidence_and_reaches_it(emt_images, emt_soap):
+    images = [*emt_images[:5], *emt_images[30:33]]
+    args = {"delta": 2.0, "feature_tolerance": 0.0, "core_repulsion": False}
+    args |= {"sigma_energy": 5e-3, "sigma_forces": 0.1, "sigma_stress": 2e-3}
+    exact = KernelPotential(emt_soap, basis="full", **args).fit(images).log_evidence_
+    bounds = []
+    for n_environments, n_tangents in ((3, 0), (8, 4), (100, 200)):
+        model = KernelPotential(
+            emt_soap, n_environments=n_environments, n_tangents=n_tangents, **args
+        ).fit(images)
+        bounds.append(model.evidence_bound(images))
+        assert bounds[-1] < model.log_evidence_ + 1e-6
+    assert bounds[0] < bounds[1] < bounds[2]
+    assert bounds[2] < exact + 1e-3
+    # Environments and all their tangents span all labels, but for the tolerance of the rank.
+    assert_allclose(bounds[2], exact, atol=0.05 * abs(exact))
+    with pytest.raises(ValueError, match="keeps its weights only"):
+        KernelPotential(emt_soap, basis="full", **args).fit(images).evidence_bound(images)
