@@ -374,7 +374,7 @@ def test_models_are_compared(rows):
 
 
 def row(name, evidence, behind, **leave_out):
-    return ModelRow(name, evidence, 0.0, evidence, behind, leave_out, 1, 1.0, 1.0)
+    return ModelRow(name, evidence, 0.0, evidence, evidence, behind, leave_out, 1, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
