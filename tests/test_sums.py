@@ -369,7 +369,7 @@ def test_models_are_compared(rows):
     assert max(row.behind for row in found) == 0.0
     assert min(row.behind for row in found) == -abs(found[0].log_evidence - found[1].log_evidence)
     table = comparison_table(found, "Models")
-    assert table.row_count == 10
+    assert table.row_count == 11
     assert "The evidence prefers" in verdict(found)
 
 
