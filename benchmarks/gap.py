@@ -56,8 +56,7 @@ class Run(NamedTuple):
 
 # Metals and silicon: Zuo et al., J. Phys. Chem. A 124, 731 (2020), supporting information.
 _ZUO = "l_max=8 n_max=8 atom_sigma=0.5 zeta=4 cutoff_transition_width=0.5 delta=1.0"
-# Molecules: the form usual for them, SOAP and pairs. The width of the atoms and the cutoff were
-# chosen on held-out training structures of ethanol.
+# Molecules: the form usual for them, SOAP and pairs.
 _MOLECULE = Settings(
     "l_max=6 n_max=8 atom_sigma=0.4 zeta=4 cutoff=5.0 cutoff_transition_width=1.0 delta=1.0",
     500,
@@ -247,13 +246,11 @@ def folds(images, n_folds, seed=1):
 
 
 def tune(settings, images, folder, limit_GB, total, measure):
-    """Noise levels with the least product of energy and force error in cross-validation.
+    """Errors (meV, meV/A) of combinations of noise levels in cross-validation.
 
     Every fifth of the structures is held out once. One gap_fit over all of them writes its
     covariances, so that the sparse points may come from held-out structures; only rows of the
     others are solved for.
-
-    Returns the noise and the errors (meV, meV/A) of every combination.
     """
     settings = settings._replace(n_sparse=min(settings.n_sparse, TUNING_SPARSE))
     marks = _MARKS if settings.virial else _MARKS._replace(virial=None)
@@ -308,8 +305,14 @@ def tune(settings, images, folder, limit_GB, total, measure):
             np.mean(np.abs(values)) if measure == "mae" else np.sqrt(np.mean(values**2))
         )
 
-    table = [(noise, error(r["energy"]), error(r["forces"])) for noise, r in residuals.items()]
-    return min(table, key=lambda row: row[1] * row[2])[0], table
+    return [(noise, error(r["energy"]), error(r["forces"])) for noise, r in residuals.items()]
+
+
+def best_noise(table):
+    """The combination whose energy and force error are both nearest to the least of each."""
+    energy, forces = (np.array([row[k] for row in table]) for k in (1, 2))
+    loss = np.maximum(energy / energy.min(), forces / forces.min())
+    return Noise(*table[int(np.argmin(loss))][0])
 
 
 def read_dump(folder):

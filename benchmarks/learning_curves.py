@@ -109,10 +109,10 @@ def noise_record(key, limit_GB):
     train, _ = load(key["set"], key["size"], key["seed"])
     case, settings = SETS[key["set"]], gap.Settings(*key["settings"])
     with tempfile.TemporaryDirectory() as folder:
-        best, table = gap.tune(
+        table = gap.tune(
             settings, train, folder, limit_GB, case.get("total", False), case["measure"]
         )
-    return {"noise": best, "table": table}
+    return {"table": table}
 
 
 def gap_record(key, limit_GB):
@@ -172,7 +172,7 @@ def curve_of_gap(name, sizes, args, cache):
         sys.exit(
             f"{name}: tuning GAP's noise at {key['size']} structures: {reason}; --tuning-size less"
         )
-    noise = gap.Noise(*tuned["noise"])
+    noise = gap.best_noise(tuned["table"])
     print(f"{name}: GAP {settings}, {noise} tuned at {key['size']} structures", flush=True)
     for size in sizes:
         key = {"set": name, "method": "GAP", "size": size, "seed": args.seed}
