@@ -56,9 +56,11 @@ class Run(NamedTuple):
 
 # Metals and silicon: Zuo et al., J. Phys. Chem. A 124, 731 (2020), supporting information.
 _ZUO = "l_max=8 n_max=8 atom_sigma=0.5 zeta=4 cutoff_transition_width=0.5 delta=1.0"
-# Molecules: the form usual for them, SOAP and pairs.
+# Molecules: the form usual for them, SOAP and pairs. Cross-validated force MAE of 50 structures of
+# ethanol with 200 points per element, meV/A: 103; with a cutoff of 5 A 115 (and atom_sigma=0.3
+# 118), and without pairs 143.
 _MOLECULE = Settings(
-    "l_max=6 n_max=8 atom_sigma=0.4 zeta=4 cutoff=5.0 cutoff_transition_width=1.0 delta=1.0",
+    "l_max=6 n_max=8 atom_sigma=0.4 zeta=4 cutoff=4.0 cutoff_transition_width=1.0 delta=1.0",
     500,
     "cutoff=5.0 cutoff_transition_width=1.0 covariance_type=ard_se theta_uniform=1.0 delta=1.0 "
     "sparse_method=uniform n_sparse=20",
@@ -72,8 +74,8 @@ SETTINGS = {
     "3BPA": _MOLECULE,
 }
 
-ENERGY_GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-FORCES_GRID = (0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4)
+ENERGY_GRID = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+FORCES_GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4)
 VIRIAL_GRID = (None, 0.03, 0.1, 0.3)
 TUNING_SPARSE = 500
 """The most sparse points per element while the noise is tuned; the fits have all."""
