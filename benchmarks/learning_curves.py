@@ -6,8 +6,8 @@
 Subsets are random, nested, and the same for both methods; isolated atoms are in all of them and
 not counted. Both methods are tested on the whole test set by the code of accuracy.py. GAP (see
 peers.txt) runs on one thread: for fair times set OPENBLAS_NUM_THREADS and NUMBA_NUM_THREADS to 1.
-Its noise levels are tuned by cross-validation at one size (--tuning-size) and then kept. Results
-are appended to the cache as they come; what stands there is not run again.
+Its noise levels are tuned by cross-validation at every size. Results are appended to the cache as
+they come; what stands there is not run again.
 """
 
 from __future__ import annotations
@@ -104,24 +104,14 @@ def kernelpot_record(key):
     return record
 
 
-def noise_record(key, limit_GB):
-    """Noise levels of GAP, tuned by cross-validation on the training structures of one size."""
-    train, _ = load(key["set"], key["size"], key["seed"])
-    case, settings = SETS[key["set"]], gap.Settings(*key["settings"])
-    with tempfile.TemporaryDirectory() as folder:
-        table = gap.tune(
-            settings, train, folder, limit_GB, case.get("total", False), case["measure"]
-        )
-    return {"table": table}
-
-
 def gap_record(key, limit_GB):
     """Errors and cost of a GAP."""
     train, test = load(key["set"], key["size"], key["seed"])
+    case, settings = SETS[key["set"]], gap.Settings(*key["settings"])
     with tempfile.TemporaryDirectory() as folder:
         try:
-            run = gap.run_fit(
-                gap.Settings(*key["settings"]), gap.Noise(*key["noise"]), train, folder, limit_GB
+            run, tuning, noise, table = gap.fit(
+                settings, train, folder, limit_GB, case.get("total", False), case["measure"]
             )
         except gap.OverMemory as reason:
             return {"over_memory": str(reason), "limit_GB": limit_GB}
@@ -129,10 +119,13 @@ def gap_record(key, limit_GB):
         return {
             "seconds": run.seconds,
             "cpu_seconds": run.cpu_seconds,
-            "errors": accuracy.errors(SETS[key["set"]], model, test),
+            "tuning_cpu_seconds": tuning,
+            "errors": accuracy.errors(case, model, test),
             "predict_cpu_seconds": model.run.cpu_seconds,
             "n_test": len(test),
             "peak_GB": run.peak_GB,
+            "noise": noise,
+            "cross_validation": table,
         }
 
 
@@ -158,25 +151,16 @@ class Cache:
 
 
 def curve_of_gap(name, sizes, args, cache):
-    """Records of GAP, the noise levels tuned first."""
+    """Records of GAP."""
     settings = gap.SETTINGS[name]
     if args.gap_sparse:
         settings = settings._replace(n_sparse=args.gap_sparse)
     if args.gap_virial:
         settings = settings._replace(virial="stress" in SETS[name]["labels"])
-    key = {"set": name, "method": "GAP noise", "size": args.tuning_size or SIZES[name][1]}
-    key |= {"seed": args.seed, "settings": settings}
-    try:
-        tuned = cache.get(key, lambda k: noise_record(k, args.gap_memory))
-    except gap.OverMemory as reason:
-        sys.exit(
-            f"{name}: tuning GAP's noise at {key['size']} structures: {reason}; --tuning-size less"
-        )
-    noise = gap.best_noise(tuned["table"])
-    print(f"{name}: GAP {settings}, {noise} tuned at {key['size']} structures", flush=True)
+    print(f"{name}: GAP {settings}", flush=True)
     for size in sizes:
         key = {"set": name, "method": "GAP", "size": size, "seed": args.seed}
-        key |= {"settings": settings, "noise": noise}
+        key["settings"] = settings
         record = cache.get(key, lambda k: gap_record(k, args.gap_memory), args.gap_memory)
         yield show(record)
 
@@ -201,7 +185,10 @@ def show(record):
         mae, rmse, _ = record["errors"]["all"][kind]
         cells.append(f"{mae:>9.2f}{rmse:>9.2f}")
     cost = f"{record['cpu_seconds']:>9.0f}{record['seconds']:>9.0f}{record['peak_GB']:>8.2f}"
-    print(f"{head}{''.join(cells)}{cost}", flush=True)
+    noise = (
+        "  sigma " + ", ".join(f"{s:g}" for s in record["noise"] if s) if "noise" in record else ""
+    )
+    print(f"{head}{''.join(cells)}{cost}{noise}", flush=True)
     return record
 
 
@@ -258,7 +245,6 @@ def main():
     parser.add_argument("--gap-memory", default="6GB", help="limit of one gap_fit (default 6GB)")
     parser.add_argument("--gap-sparse", type=int, help="sparse points per element of GAP")
     parser.add_argument("--gap-virial", action="store_true", help="fit GAP to stresses, too")
-    parser.add_argument("--tuning-size", type=int, help="size at which GAP's noise is tuned")
     parser.add_argument("--cache", type=Path, default=Path("learning_curves.jsonl"))
     parser.add_argument("--plot", type=Path, metavar="DIR", help="write a figure per set")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
