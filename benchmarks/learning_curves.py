@@ -206,7 +206,7 @@ def plot(name, records, folder):
     done = [r for r in records if "errors" in r]
     ends = sorted({r["key"]["size"] for r in done})
     for axis, kind, unit in zip(axes, ("energy", "forces"), (energy_unit, "meV/Å"), strict=True):
-        for method, style in (("GAP", "s--"), ("kernelpot", "o-")):
+        for method, style in (("GAP", "C1s--"), ("kernelpot", "C0o-")):
             points = sorted(
                 (r["key"]["size"], r["errors"]["all"][kind][column])
                 for r in done
@@ -218,7 +218,8 @@ def plot(name, records, folder):
         for k, (method, values) in enumerate(case["published"].items()):
             value = values[("energy", "forces").index(kind)]
             label = f"{method}, published"
-            axis.plot(full, value, "x+1*"[k % 4], color=f"C{k + 2}", ms=9, label=label)
+            color = "C1" if method == "GAP" else f"C{k + 2}"
+            axis.plot(full, value, "x+1*"[k % 4], color=color, ms=9, label=label)
         axis.set(xscale="log", yscale="log", xlabel="training structures")
         axis.set_ylabel(f"{kind} {case['measure'].upper()} ({unit})")
         ticks = sorted({*ends, full})
