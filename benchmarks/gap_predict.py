@@ -1,0 +1,29 @@
+"""Energies, forces and stresses of a GAP, computed in the peers' environment (peers.txt).
+
+    $KERNELPOT_PEERS/python benchmarks/gap_predict.py gap.xml images.xyz out.npz
+
+Written are ``energy`` (n_images), ``forces`` (all atoms one after the other, 3) and ``stress``
+(n_images, 6; NaN for what is not periodic) in eV, eV/A and eV/A^3.
+"""
+
+import sys
+
+import ase.io
+import numpy as np
+from quippy.potential import Potential
+
+
+def main():
+    model, images, out = sys.argv[1:]
+    potential = Potential(param_filename=model)
+    energy, forces, stress = [], [], []
+    for atoms in ase.io.read(images, ":"):
+        atoms.calc = potential
+        energy.append(atoms.get_potential_energy())
+        forces.append(atoms.get_forces())
+        stress.append(atoms.get_stress() if atoms.pbc.all() else np.full(6, np.nan))
+    np.savez(out, energy=energy, forces=np.concatenate(forces), stress=stress)
+
+
+if __name__ == "__main__":
+    main()
