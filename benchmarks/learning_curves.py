@@ -26,15 +26,7 @@ import accuracy
 import gap
 import numpy as np
 
-SETS = {
-    **accuracy.SETS,
-    "aspirin": {
-        **accuracy.SETS["ethanol"],
-        "train": "rMD17/aspirin_train.xyz.xz",
-        "test": "rMD17/aspirin_test.xyz.xz",
-        "published": {"GAP": (17.7, 44.9), "FCHL19": (6.2, 20.9), "ACE": (6.1, 17.9)},
-    },
-}
+SETS = accuracy.SETS
 SIZES = {
     "Si": (27, 54, 107, 214),
     "Cu": (33, 66, 131, 262),
