@@ -15,6 +15,7 @@ from kernelpot._machine import physical_memory
 from kernelpot.conventions import Progress
 from kernelpot.data import Structure
 from kernelpot.neighbours import find_pairs
+from kernelpot.prediction import time_predictions
 from kernelpot.race import Race, Runner, Trial, race, score
 
 __all__ = ["fit_automatically"]
@@ -108,22 +109,15 @@ def _runner(make: Make, images: Sequence[Any], structures: Sequence[Structure]) 
 
 
 def _cost(model: Any, structures: Sequence[Structure]) -> float:
-    """Microseconds per atom of a prediction: the best of a few times, of a thousand atoms."""
-    predictor = model.predictor_
+    """Microseconds per atom of a prediction, neighbours known; of the largest structures."""
     timed, n_atoms = [], 0
-    for s in structures:
-        pairs = find_pairs(s.positions_nc, s.cell_cc, s.pbc_c, predictor.cutoff)
-        timed.append((s.numbers_n, pairs))
+    for s in sorted(structures, key=lambda s: s.n_atoms, reverse=True):
+        cutoff = model.predictor_.cutoff
+        timed.append((s.numbers_n, find_pairs(s.positions_nc, s.cell_cc, s.pbc_c, cutoff)))
         n_atoms += s.n_atoms
         if n_atoms >= 1000:
             break
-    best = math.inf
-    for _ in range(3):
-        started = time.perf_counter()
-        for numbers_n, pairs in timed:
-            predictor.evaluate(numbers_n, pairs)
-        best = min(best, time.perf_counter() - started)
-    return 1e6 * best / n_atoms
+    return time_predictions(model.predictor_, timed)
 
 
 def _final_settings(

@@ -13,15 +13,15 @@ from ase import Atoms
 from kernelpot.conventions import LABEL_KINDS
 from kernelpot.neighbours import find_pairs
 from kernelpot.potential import KernelPotential
+from kernelpot.prediction import time_predictions
 from kernelpot.report import UNITS, in_units
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["ModelRow", "comparison_table", "fit_and_compare", "verdict"]
+__all__ = ["ModelRow", "comparison_table", "fit_and_compare", "prediction_cost", "verdict"]
 
 _TIMED_ATOMS = 1000
-_REPEATS = 3
 
 
 class ModelRow(NamedTuple):
@@ -85,7 +85,7 @@ def fit_and_compare(
                 0.0,
                 model.leave_out_errors_,
                 model.n_inducing_,
-                _cost(model, images),
+                prediction_cost(model, images),
                 seconds,
             )
         )
@@ -105,10 +105,20 @@ def _refuse_other_labels(labels: dict[str, dict[str, int]]) -> None:
     )
 
 
-def _cost(model: KernelPotential, images: Sequence[Atoms]) -> float:
-    """Microseconds per atom of energy and forces, neighbours known; the best of a few times.
+def prediction_cost(model: KernelPotential, images: Sequence[Atoms]) -> float:
+    """Cost of energy, forces and stress, neighbours known.
 
-    Of the largest structures: what every call costs is shared by few atoms in the small ones.
+    Parameters
+    ----------
+    model : KernelPotential
+        Fitted.
+    images : Sequence[Atoms]
+        Structures; the largest ones, of a thousand atoms together, are timed.
+
+    Returns
+    -------
+    float
+        Microseconds per atom, the best of three times.
     """
     predictor = model.predictor_
     timed, n_atoms = [], 0
@@ -118,13 +128,7 @@ def _cost(model: KernelPotential, images: Sequence[Atoms]) -> float:
         n_atoms += len(atoms)
         if n_atoms >= _TIMED_ATOMS:
             break
-    best = math.inf
-    for _ in range(_REPEATS):
-        started = time.perf_counter()
-        for numbers_n, pairs in timed:
-            predictor.evaluate(numbers_n, pairs)
-        best = min(best, time.perf_counter() - started)
-    return 1e6 * best / n_atoms
+    return time_predictions(predictor, timed)
 
 
 def verdict(rows: Sequence[ModelRow]) -> str:

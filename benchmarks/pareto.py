@@ -1,0 +1,139 @@
+"""Error against the cost of a prediction: the same data, ever more inducing environments.
+
+    KERNELPOT_DATA=/path/to/data python benchmarks/pareto.py Si Mo [--plot DIR] [--json FILE]
+
+Descriptors are those of accuracy.py, and smaller ones; tangents are 20 for each environment. The
+cost is that of energy, forces and stress with neighbours known, the best of three, on one thread if
+OPENBLAS_NUM_THREADS and NUMBA_NUM_THREADS are 1. A model is on the Pareto front if none is both
+cheaper and better; the front is found by the errors on left-out folds, the test errors stand beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import accuracy
+
+ENVIRONMENTS = (10, 25, 50, 100, 200, 400)
+SIZES = ({"n_max": 4, "l_max": 3}, {"n_max": 6, "l_max": 4}, {"n_max": 8, "l_max": 6}, {})
+
+
+def measure(name, folder, environments, sizes):
+    """One row for each model: cost, left-out and test errors."""
+    from kernelpot import KernelPotential, Soap
+    from kernelpot.comparison import prediction_cost
+
+    case = accuracy.SETS[name]
+    train, test = accuracy.read(case, folder, case["labels"])
+    rows = []
+    for size in sizes:
+        soap = Soap(**{**case["soap"], **size})
+        for n in environments:
+            model = KernelPotential(soap, n_environments=n, n_tangents=20, feature_tolerance=1e-5)
+            started = time.perf_counter()
+            model.fit(train)
+            row = {
+                "set": name,
+                "n_max": soap.n_max,
+                "l_max": soap.l_max,
+                "n_environments": model.n_environments_,
+                "seconds": time.perf_counter() - started,
+                "us_per_atom": prediction_cost(model, train),
+                "left_out": model.leave_out_errors_,
+                "test": accuracy.errors(case, model, test)["all"],
+            }
+            rows.append(row)
+            show(row, case)
+    return rows
+
+
+def show(row, case):
+    """Print one row."""
+    column = 0 if case["measure"] == "mae" else 1
+    print(
+        f"{row['set']:8} n {row['n_max']:2} l {row['l_max']:2} {row['n_environments']:5} environments"
+        f" {row['us_per_atom']:7.1f} us/atom; left out {1e3 * row['left_out']['energy']:6.2f} meV/atom"
+        f" {1e3 * row['left_out']['forces']:6.1f} meV/A (RMSE); test {row['test']['energy'][column]:6.2f}"
+        f" {row['test']['forces'][column]:6.1f} ({case['measure'].upper()}); {row['seconds']:.0f} s",
+        flush=True,
+    )
+
+
+def front(rows):
+    """Models that none beats in cost and in the error of left-out forces."""
+    best, kept = float("inf"), []
+    for row in sorted(rows, key=lambda row: row["us_per_atom"]):
+        if row["left_out"]["forces"] < best:
+            best = row["left_out"]["forces"]
+            kept.append(row)
+    return kept
+
+
+def draw(rows, name, path):
+    """Test error of the forces against cost; the front as a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+    case = accuracy.SETS[name]
+    column = 0 if case["measure"] == "mae" else 1
+    figure, axes = plt.subplots(figsize=(6.0, 4.2), layout="constrained")
+    for size in dict.fromkeys((row["n_max"], row["l_max"]) for row in rows):
+        mine = [row for row in rows if (row["n_max"], row["l_max"]) == size]
+        axes.plot(
+            [row["us_per_atom"] for row in mine],
+            [row["test"]["forces"][column] for row in mine],
+            "o", ms=4.5, label=f"n {size[0]}, l {size[1]}",
+        )  # fmt: skip
+    best = front(rows)
+    axes.plot(
+        [row["us_per_atom"] for row in best],
+        [row["test"]["forces"][column] for row in best],
+        "-", color="0.6", lw=1.2, zorder=0, label="front by left-out errors",
+    )  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlabel="energy, forces, stress (us/atom)")
+    axes.set_ylabel(f"test {case['measure'].upper()} of forces (meV/A)")
+    axes.set_title(name, loc="left")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(NullFormatter())
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sets", nargs="*", default=["Si"], help=", ".join(accuracy.SETS))
+    parser.add_argument("--environments", type=int, nargs="+", default=ENVIRONMENTS)
+    parser.add_argument("--quick", action="store_true", help="two descriptors instead of four")
+    parser.add_argument("--plot", type=Path, help="folder for a figure of each set")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if "KERNELPOT_DATA" not in os.environ:
+        sys.exit("KERNELPOT_DATA must name the folder that holds the data sets")
+    rows = []
+    for name in args.sets:
+        mine = measure(
+            name,
+            Path(os.environ["KERNELPOT_DATA"]),
+            args.environments,
+            SIZES[1::2] if args.quick else SIZES,
+        )
+        rows += mine
+        if args.plot:
+            args.plot.mkdir(parents=True, exist_ok=True)
+            draw(mine, name, args.plot / f"pareto_{name}.png")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
