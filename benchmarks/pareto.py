@@ -5,7 +5,7 @@
 Descriptors are those of accuracy.py, and smaller ones; tangents are 20 for each environment. The
 cost is that of energy, forces and stress with neighbours known, the best of three, on one thread if
 OPENBLAS_NUM_THREADS and NUMBA_NUM_THREADS are 1. A model is on the Pareto front if none is both
-cheaper and better; the front is found by the errors on left-out folds, the test errors stand beside.
+cheaper and better; the front is found by the errors on left-out folds, test errors stand beside.
 """
 
 from __future__ import annotations
@@ -55,11 +55,15 @@ def measure(name, folder, environments, sizes):
 def show(row, case):
     """Print one row."""
     column = 0 if case["measure"] == "mae" else 1
+    left, test = row["left_out"], row["test"]
     print(
-        f"{row['set']:8} n {row['n_max']:2} l {row['l_max']:2} {row['n_environments']:5} environments"
-        f" {row['us_per_atom']:7.1f} us/atom; left out {1e3 * row['left_out']['energy']:6.2f} meV/atom"
-        f" {1e3 * row['left_out']['forces']:6.1f} meV/A (RMSE); test {row['test']['energy'][column]:6.2f}"
-        f" {row['test']['forces'][column]:6.1f} ({case['measure'].upper()}); {row['seconds']:.0f} s",
+        f"{row['set']:8} n {row['n_max']:2} l {row['l_max']:2} {row['n_environments']:5} env."
+        f" {row['us_per_atom']:7.1f} us/atom",
+        f"left out (RMSE) {1e3 * left['energy']:6.2f} meV/atom {1e3 * left['forces']:6.1f} meV/A",
+        f"test ({case['measure'].upper()}) {test['energy'][column]:6.2f}"
+        f" {test['forces'][column]:6.1f}",
+        f"{row['seconds']:.0f} s",
+        sep="; ",
         flush=True,
     )
 

@@ -88,7 +88,12 @@ def _runner(make: Make, images: Sequence[Any], structures: Sequence[Structure]) 
     def run(settings: Mapping[str, Any], indices: Sequence[int], heat: int) -> Trial:
         sizes = _HEATS[heat] if settings["basis"] == "sparse" else {}
         started = time.perf_counter()
-        model = make({**settings, **sizes}).fit([images[s] for s in indices])
+        level = log.level
+        log.setLevel(logging.ERROR)  # what a trial finds odd, the final fit will say
+        try:
+            model = make({**settings, **sizes}).fit([images[s] for s in indices])
+        finally:
+            log.setLevel(level)
         seconds = time.perf_counter() - started
         errors = model.leave_out_errors_
         trial = Trial(
