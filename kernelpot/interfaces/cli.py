@@ -32,8 +32,7 @@ app = typer.Typer(
 )
 
 
-# The stress of small cells is as good as their k points: about 1 GPa in metals (docs/datasets.md).
-_DEMO_MODEL = {"n_environments": 60, "n_tangents": 10, "sigma_stress": 5e-3}
+_DEMO_MODEL = {"n_environments": 60, "n_tangents": 10}
 _DEMO_STEPS = 200
 
 
