@@ -79,32 +79,61 @@ def show(name, results, args):
     sys.stdout.flush()
 
 
+def summarise(results, args):
+    """Print the ratios to the first selector over all sets, sizes and seeds."""
+    print(
+        "\nover all sets, sizes and seeds: geometric mean of the ratio, standard deviation of one"
+    )
+    for selector in args.selectors[1:]:
+        line = f"  {selector:<10}"
+        for kind in ("energy", "forces"):
+            log_ratio = np.log(
+                [
+                    f[kind] / g[kind]
+                    for by_selector in results.values()
+                    for n, first in by_selector[args.selectors[0]].items()
+                    for f, g in zip(by_selector[selector][n], first, strict=True)
+                ]
+            )
+            line += f"  {kind} {np.exp(log_ratio.mean()):.3f} +- {log_ratio.std():.3f}"
+        print(line)
+
+
 def plot(results, args):
-    """Force errors against the number of environments, one panel for each set."""
+    """Force errors against the number of environments, and below their ratio to the first."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     n = len(results)
-    figure, axes = plt.subplots(1, n, figsize=(4.2 * n, 3.8), squeeze=False, layout="constrained")
-    for axis, (name, by_selector) in zip(axes[0], results.items(), strict=True):
+    figure, axes = plt.subplots(
+        2, n, figsize=(3.8 * n + 1.2, 5.6), squeeze=False, sharex=True, layout="constrained"
+    )
+    for (top, below), (name, by_selector) in zip(axes.T, results.items(), strict=True):
+        x = np.array(args.environments)
+        first = None
         for k, (selector, curve) in enumerate(by_selector.items()):
-            forces = np.array([[f["forces"] for f in found] for found in curve.values()])
-            shift = 1.0 + 0.03 * (k - 0.5 * (len(by_selector) - 1))  # bars side by side
-            x = shift * np.array([int(n) for n in curve])
-            middle = np.median(forces, axis=1)
-            bars = [middle - forces.min(axis=1), forces.max(axis=1) - middle]
-            axis.errorbar(x, middle, bars, marker="o", ms=4, lw=1.2, elinewidth=0.7, label=selector)
-        axis.set(xscale="log", yscale="log", xlabel="inducing environments", title=name)
-        axis.set_xticks(args.environments, [str(n) for n in args.environments])
-        axis.minorticks_off()
-        low, high = axis.get_ylim()
-        steps = [a * 10**b for b in range(4) for a in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)]
-        ticks = [t for t in steps if low <= t <= high]
-        axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
-    axes[0, 0].set_ylabel("held-out force MAE, meV/A")
-    axes[0, -1].legend(fontsize=8, frameon=False)
+            forces = np.array([[f["forces"] for f in curve[str(m)]] for m in x])
+            first = forces if first is None else first
+            ratio = forces / first
+            middle = np.median(ratio, axis=1)
+            bars = [middle - ratio.min(axis=1), ratio.max(axis=1) - middle]
+            aside = 1.0 + 0.04 * (k - 0.5 * (len(by_selector) - 1))  # bars side by side
+            top.plot(x, np.median(forces, axis=1), marker="o", ms=4, lw=1.2, label=selector)
+            below.errorbar(aside * x, middle, bars, marker="o", ms=4, ls="none", elinewidth=0.8)
+        below.axhline(1.0, color="0.6", lw=0.8, zorder=0)
+        top.set(xscale="log", yscale="log", title=name)
+        below.set_xlabel("inducing environments")
+        below.set_xticks(x, [str(m) for m in x])
+        low, high = top.get_ylim()
+        steps = (1, 1.2, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 6.5, 7, 7.5, 8, 8.5, 9, 9.5)
+        ticks = [a * 10**b for b in range(4) for a in steps if low <= a * 10**b <= high]
+        top.set_yticks(ticks, [f"{t:g}" for t in ticks])
+        top.minorticks_off()
+    axes[0, 0].set_ylabel("median force MAE, meV/A")
+    axes[1, 0].set_ylabel(f"ratio to {args.selectors[0]}, same seed")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right", frameon=False)
     figure.savefig(args.plot, dpi=150)
 
 
@@ -139,6 +168,7 @@ def main():
             args.json.write_text(json.dumps(results, indent=1))
         if args.plot:
             plot(results, args)
+    summarise(results, args)
 
 
 if __name__ == "__main__":
