@@ -24,7 +24,7 @@ from kernelpot.terms.repulsion import CoreRepulsion
 
 __all__ = ["Chunk", "chunks_of", "single"]
 
-_CHUNK = 24
+_CHUNK = 4
 """Structures of equal composition that are treated at once."""
 
 
