@@ -25,7 +25,7 @@ log = logging.getLogger("kernelpot")
 Make = Callable[[Mapping[str, Any]], Any]
 """Makes an unfitted model (`KernelPotential`) of parameters."""
 
-_HEATS = ({"n_environments": 40, "n_tangents": 10}, {"n_environments": 80, "n_tangents": 14})
+_HEATS = ({"n_environments": 40, "n_tangents": 10}, {"n_environments": 100, "n_tangents": 16})
 """Inducing variables of the sparse models that race."""
 _TANGENTS = 20
 _ENVIRONMENTS = (30, 50, 80, 120, 160, 200, 250, 300, 400, 500, 650, 800, 1000)
