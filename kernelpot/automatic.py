@@ -102,7 +102,7 @@ def _runner(make: Make, images: Sequence[Any], structures: Sequence[Structure]) 
             len(indices),
             model.n_inducing_,
             errors,
-            score(errors),
+            score(errors, len(indices)),
             model.log_evidence_,
             seconds,
             _cost(model, [structures[s] for s in indices]),
