@@ -29,7 +29,7 @@ class ComponentOptions(NamedTuple):
 
     descriptor: Descriptor
     zeta: int
-    delta: float | None  # eV; None: by the evidence
+    delta: float | None  # eV; None: to be found
     n_environments: int | dict[str, int]
     n_tangents: int
 

@@ -59,8 +59,8 @@ class KernelPotential(BaseEstimator):
         Exponent of the kernel. With 1 (and ``n_tangents=0``) the model is linear in the features:
         for a `Soap`, three-body terms over the length of the power spectrum.
     delta : float | list[float | None] | None
-        Prior standard deviation of a local energy, eV; None for the value that maximises the
-        evidence (``delta_``).
+        Prior standard deviation of a local energy, eV; None to find it, by errors on
+        structures left out (in the full basis by the evidence; ``delta_``).
     n_environments : int | dict[str, int] | list[int | dict[str, int]]
         Inducing environments: in all (shared out in proportion to the square root of each
         species' number of atoms), or by chemical symbol. Together with the descriptor this
@@ -81,9 +81,9 @@ class KernelPotential(BaseEstimator):
         Whether each group of structures (``info["group"]``) gets a share of the environments in
         proportion to the square root of its atoms, so that small groups are represented.
     sigma_energy : Sigma | None
-        Noise of the energies, eV/atom; a dict gives one per ``info["source"]``. None for the
-        value that maximises the evidence, source by source (``noise_``); standard deviations
-        that single structures bring along are then relative ones.
+        Noise of the energies, eV/atom; a dict gives one per ``info["source"]``. None to find it as
+        delta is found, source by source (``noise_``); standard deviations that single structures
+        bring along are then relative ones.
     sigma_forces : Sigma | None
         Noise of the force components, eV/angstrom; likewise.
     sigma_stress : Sigma | None

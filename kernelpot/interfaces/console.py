@@ -220,7 +220,7 @@ def model_facts(model: Any) -> dict[str, str]:
         "species": " ".join(chemical_symbols[z] for z in model.species_),
         "descriptor": repr(model.descriptor),
         "kernel": f"zeta {_each(zeta)}, delta {_each(model.delta_)} eV"
-        + (" (by the evidence)" if model.delta is None else ""),
+        + (" (found)" if model.delta is None else ""),
         "inducing": _inducing(model),
         "baseline": model.baseline_.describe(),
         "repulsion": "none" if model.repulsion_ is None else model.repulsion_.describe(),
@@ -304,5 +304,5 @@ def _noise(model: Any) -> str:
         learned = (
             getattr(model, f"sigma_{kind}") is None and model.training_summary_["n_labels"][kind]
         )
-        parts.append(f"{kind} {values} {unit}{' (by the evidence)' if learned else ''}")
+        parts.append(f"{kind} {values} {unit}{' (found)' if learned else ''}")
     return ", ".join(parts)

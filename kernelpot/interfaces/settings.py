@@ -83,7 +83,7 @@ _PAIRS = {
 _MODEL = {
     "basis": (Literal[BASES], "sparse, or full: every label a basis function (small molecules)"),
     "zeta": (Count, "exponent of the kernel; 2 to 6, or 1 without tangents: a linear model"),
-    "delta": (Positive | None, "prior deviation of a local energy, eV; else by the evidence"),
+    "delta": (Positive | None, "prior deviation of a local energy, eV; else found by the fit"),
     "n_environments": (
         Count | dict[str, Count],
         "inducing environments: set accuracy and cost; a table gives one number per species",
@@ -101,7 +101,7 @@ _MODEL = {
     "balance_groups": (bool, "whether each group of structures gets a share of the environments"),
     "sigma_energy": (
         Sigma | None,
-        "noise, eV/atom; else by the evidence; a table gives one per info['source']",
+        "noise, eV/atom; else found by the fit; a table gives one per info['source']",
     ),
     "sigma_forces": (Sigma | None, "noise, eV/A; likewise"),
     "sigma_stress": (Sigma | None, "noise, eV/A^3; likewise"),
