@@ -150,7 +150,7 @@ def _no_full_basis(
     trial: Trial, structures: Sequence[Structure], seconds: float, cost: float | None
 ) -> str | None:
     """Why the full basis is not for these data; None where it is."""
-    n_labels = _n_labels(structures)
+    n_labels = sum(s.n_labels for s in structures)
     growth = len(structures) / trial.n_structures
     us_per_atom = trial.us_per_atom * growth
     needed = trial.seconds * growth**2 + n_labels**3 / 3.0 / _FLOPS
@@ -174,7 +174,7 @@ def _affordable(
     """Most environments within time, memory, the cost of a prediction and the labels."""
     sparse = [t for t in found.trials if t.settings["basis"] == "sparse"]
     n_atoms = sum(s.n_atoms for s in structures)
-    n_labels = _n_labels(structures)
+    n_labels = sum(s.n_labels for s in structures)
     limits = {
         "as many as the number of atoms suggests": n_atoms // 4,
         "as many as the number of labels suggests": n_labels // (2 * _TANGENTS),
@@ -207,12 +207,3 @@ def _by_cost(trials: Sequence[Trial], cost: float) -> int:
     if slope <= 0:
         return _ENVIRONMENTS[-1]
     return max(1, int(sizes[0] + (cost - points[sizes[0]]) / slope))
-
-
-def _n_labels(structures: Sequence[Structure]) -> int:
-    return int(
-        sum(
-            np.isfinite(s.energy) + np.isfinite(s.forces_nc).sum() + np.isfinite(s.stress_v).sum()
-            for s in structures
-        )
-    )

@@ -77,13 +77,15 @@ class Structure:
         return abs(float(np.linalg.det(self.cell_cc))) if self.periodic else math.nan
 
     @property
+    def n_labels(self) -> int:
+        """Number of energies, force and stress components that are there."""
+        values = (self.energy, self.forces_nc, self.stress_v)
+        return int(sum(np.count_nonzero(np.isfinite(value)) for value in values))
+
+    @property
     def has_labels(self) -> bool:
         """Whether there is any energy, force or stress component."""
-        return bool(
-            np.isfinite(self.energy)
-            or np.isfinite(self.forces_nc).any()
-            or np.isfinite(self.stress_v).any()
-        )
+        return self.n_labels > 0
 
     @property
     def formula(self) -> str:

@@ -106,11 +106,7 @@ def fit_full_basis(
     DataError
         If the covariance of the labels would not fit into the memory.
     """
-    n_labels = sum(
-        np.isfinite(s.energy) + np.isfinite(s.forces_nc).sum() + np.isfinite(s.stress_v).sum()
-        for s in structures
-    )
-    _check_memory(int(n_labels))
+    _check_memory(sum(s.n_labels for s in structures))
     sources = sorted({s.source for s in structures})
     labels = [LabelSet(kind, source) for source in sources for kind in LABEL_KINDS]
     with one_blas_thread():  # many small products

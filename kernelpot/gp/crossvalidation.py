@@ -21,6 +21,7 @@ from scipy.optimize import minimize
 
 from kernelpot.conventions import Float, Int, as_float
 from kernelpot.gp.evidence import Gram, Hyperparameters, log_evidence
+from kernelpot.gp.solvers import cholesky
 
 __all__ = ["FoldErrors", "fold_errors", "minimise"]
 
@@ -77,7 +78,7 @@ def fold_errors(
             if one.n_rows:
                 A_kk -= weight * one.G_kk
         rest_lk = b_lk - np.array([one.b_k for one in fold])
-        L_kk = _cholesky(A_kk)
+        L_kk = cholesky(A_kk)
         w_k = lapack.dpotrs(L_kk, weight_l @ rest_lk, lower=1)[0]
         # dw = A^-1 (db - dA w): for log(a_l) it is -2 a_l^-2 A^-1 (b_l - G_l w), of the other
         # folds' rows; for log(delta_g) it is 2 A^-1 (w / delta^2).
@@ -103,17 +104,6 @@ def _times(one: Gram, w_k: Float) -> Float:
     if not one.n_rows:
         return np.zeros(len(w_k))
     return blas.dsymv(1.0, one.G_kk, w_k, lower=1)
-
-
-def _cholesky(A_kk: Float) -> Float:
-    diagonal = np.einsum("kk->k", A_kk)
-    size = float(diagonal.max(initial=1.0))
-    for jitter in (0.0, 1e-14, 1e-12, 1e-10):  # the subtraction rounds
-        diagonal += jitter * size
-        L_kk, failed = lapack.dpotrf(A_kk, lower=1, clean=0)
-        if not failed:
-            return L_kk
-    raise ValueError("the normal equations are singular: is a label NaN or infinite?")
 
 
 _PREFERENCE = 1e-3
@@ -226,5 +216,5 @@ def _quadratic(grams: Sequence[Gram], component_k: Int, delta: Float, noise: Flo
     A_kk = sum(one.G_kk / a**2 for one, a in zip(grams, noise, strict=True))
     b_k = sum(one.b_k / a**2 for one, a in zip(grams, noise, strict=True))
     np.einsum("kk->k", A_kk)[:] += delta_k**-2.0
-    w_k = lapack.dpotrs(_cholesky(np.asfortranarray(A_kk)), b_k, lower=1)[0]
+    w_k = lapack.dpotrs(cholesky(np.asfortranarray(A_kk)), b_k, lower=1)[0]
     return float(sum(one.y_y / a**2 for one, a in zip(grams, noise, strict=True)) - b_k @ w_k)

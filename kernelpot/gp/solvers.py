@@ -162,6 +162,35 @@ def whiten_blocks(K_blocks: Sequence[Float], tolerance: float) -> Whitening:
     return Whitening(tuple(blocks), first_raw, first_white)
 
 
+def cholesky(A_kk: Float) -> Float:
+    """Lower Cholesky factor of a matrix that rounding may have moved below zero.
+
+    Parameters
+    ----------
+    A_kk : Float
+        Symmetric, Fortran order; the lower triangle counts. Up to 1e-10 of its largest entry is
+        added to its diagonal, in place, where it is not positive definite without.
+
+    Returns
+    -------
+    Float
+        Factor in the lower triangle; what stands above is not part of it.
+
+    Raises
+    ------
+    ValueError
+        If it is not positive definite even then.
+    """
+    diagonal = np.einsum("kk->k", A_kk)
+    size = float(diagonal.max(initial=1.0))
+    for jitter in (0.0, 1e-14, 1e-12, 1e-10):
+        diagonal += jitter * size
+        L_kk, failed = lapack.dpotrf(A_kk, lower=1, clean=0)
+        if not failed:
+            return L_kk
+    raise ValueError("the normal equations are singular: is a label NaN or infinite?")
+
+
 # --------------------------------------------------------------------------- streaming QR
 
 
