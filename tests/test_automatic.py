@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kernelpot import KernelPotential, Soap, datasets, load
-from kernelpot.automatic import _affordable, _by_cost, _no_full_basis
+from kernelpot.automatic import _affordable, _by_cost, _final_settings, _no_full_basis
 from kernelpot.data import structures_from_atoms
 from kernelpot.race import (
     Race,
@@ -149,6 +149,22 @@ def test_an_automatic_fit(full, emt_images, tmp_path):
     assert model.auto_["trials"][0]["errors"]["forces"] > 0
     model.save(tmp_path / "auto.kpot")
     assert load(tmp_path / "auto.kpot").auto_ == model.auto_
+
+
+def test_molecules_too_dear_in_the_full_basis_keep_to_the_cost(ethanol):
+    """The cost was forgotten where the race had been in the full basis."""
+    full = fake({"forces": 0.1}, {"basis": "full", "zeta": 4}, n=20, us_per_atom=500.0)
+
+    def run(settings, indices, heat):
+        assert settings["basis"] == "sparse"
+        size = {"n_environments": (40, 100)[heat]}
+        return fake({"forces": 0.1}, {**settings, **size}, us_per_atom=(10.0, 22.0)[heat])
+
+    found = Race((full,), full, "")
+    settings, why = _final_settings(found, run, 20 * ethanol, 1e9, 20.0)
+    assert settings["basis"] == "sparse"
+    assert settings["n_environments"] <= 90
+    assert "20 us/atom" in why[-1]
 
 
 def test_wrong_budgets_are_explained(emt_images):

@@ -7,7 +7,7 @@ import scipy.linalg
 from scipy.linalg import lapack
 
 from kernelpot.conventions import Float
-from kernelpot.gp.solvers import Posterior
+from kernelpot.gp.solvers import Posterior, cholesky
 
 __all__ = ["leave_block_out"]
 
@@ -49,15 +49,13 @@ def leave_block_out(Phi_rk: Float, y_r: Float, posterior: Posterior) -> tuple[Fl
     )
     rest_rr = np.eye(len(y_r)) - inside_kr.T @ inside_kr
     # A block that alone decides some direction leaves nothing of it but rounding.
-    for jitter in (0.0, 1e-14, 1e-12, 1e-10):
-        L_rr, failed = lapack.dpotrf(rest_rr + jitter * np.eye(len(y_r)), lower=1)
-        if not failed:
-            break
-    else:
+    try:
+        L_rr = cholesky(rest_rr)
+    except ValueError:
         raise ValueError(
             "these rows say more than the posterior knows: they are not among those that it was "
             "made of, or their noise or their weight was another one"
-        )
+        ) from None
     covariance_rr = lapack.dpotri(L_rr, lower=1)[0]
     covariance_rr = np.tril(covariance_rr) + np.tril(covariance_rr, -1).T
     return covariance_rr @ (y_r - Phi_rk @ posterior.w_k), covariance_rr
