@@ -14,6 +14,8 @@ import numpy as np
 from kernelpot._machine import physical_memory
 from kernelpot.conventions import Progress
 from kernelpot.data import Structure
+from kernelpot.environments import jacobian_bytes
+from kernelpot.full_basis import memory_needed
 from kernelpot.neighbours import find_pairs
 from kernelpot.prediction import time_predictions
 from kernelpot.race import Race, Runner, Trial, race, score
@@ -88,6 +90,7 @@ def fit_automatically(
 def _runner(make: Make, images: Sequence[Any], structures: Sequence[Structure]) -> Runner:
     def run(settings: Mapping[str, Any], indices: Sequence[int], heat: int) -> Trial:
         sizes = _HEATS[heat] if settings["basis"] == "sparse" else {}
+        part = [structures[s] for s in indices]
         started = time.perf_counter()
         level = log.level
         log.setLevel(logging.ERROR)  # what a trial finds odd, the final fit will say
@@ -106,7 +109,9 @@ def _runner(make: Make, images: Sequence[Any], structures: Sequence[Structure]) 
             score(errors, len(indices)),
             model.log_evidence_,
             seconds,
-            _cost(model, [structures[s] for s in indices]),
+            _cost(model, part),
+            dict(model.fitted_.seconds),
+            jacobian_bytes(part, model.fitted_.components[0].descriptor),
         )
         log.info("%s", {k: v for k, v in trial._asdict().items() if k != "settings"})
         return trial
@@ -140,6 +145,11 @@ def _final_settings(
     why = [f"descriptor: {found.winner.change} ({found.reason})"]
     if settings["basis"] == "full":
         refused = _no_full_basis(found.winner, structures, seconds, cost)
+        for trial in [] if refused is None else _by_score(found):
+            if _no_full_basis(trial, structures, seconds, cost) is None:
+                why.append(f"{trial.change} instead: the full basis {refused}")
+                refused, settings = None, dict(trial.settings)
+                break
         if refused is None:
             why.append("full gradient basis: these are small molecules, and it fits the budget")
             return settings, tuple(why)
@@ -164,15 +174,29 @@ def _no_full_basis(
     n_labels = sum(s.n_labels for s in structures)
     growth = len(structures) / trial.n_structures
     us_per_atom = trial.us_per_atom * growth
-    needed = trial.seconds * growth**2 + n_labels**3 / 3.0 / _FLOPS
-    memory = 4.0 * n_labels**2
+    stages = trial.stages
+    needed = (
+        stages["selection"]
+        + stages["hyperparameters"]
+        + stages["environments"] * growth
+        + stages["covariance"] * growth**2
+        + n_labels**3 / 3.0 / _FLOPS
+    )
+    memory = memory_needed(n_labels, trial.jacobians * growth)
     if cost is not None and us_per_atom > cost:
         return f"would cost {us_per_atom:.0f} us/atom at prediction, more than {cost:g}"
     if needed > seconds:
         return f"would take {needed:.0f} s, and {seconds:.0f} s are left"
-    if memory > 0.75 * physical_memory():
-        return f"needs {memory / 1e9:.1f} GB for the covariance of {n_labels} labels"
+    if memory > 0.85 * physical_memory():
+        return f"needs {memory / 1e9:.1f} GB for {n_labels} labels and their covariance"
     return None
+
+
+def _by_score(found: Race) -> list[Trial]:
+    """The finalists, the best first; all trials where there were none."""
+    n_structures = max(t.n_structures for t in found.trials)
+    finalists = [t for t in found.trials if t.n_structures == n_structures]
+    return sorted(finalists, key=lambda t: t.score)
 
 
 _FLOPS = 4e10

@@ -22,7 +22,7 @@ from kernelpot.targets import to_learn
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
-__all__ = ["Chunk", "chunks_of", "single"]
+__all__ = ["Chunk", "chunks_of", "jacobian_bytes", "single"]
 
 _CHUNK = 4
 """Structures of equal composition that are treated at once."""
@@ -63,6 +63,39 @@ def single(chunk: Chunk, k: int) -> Chunk:
     ))  # fmt: skip
 
 
+def jacobian_bytes(structures: Sequence[Structure], bound: BoundDescriptor) -> float:
+    """Memory of the derivatives of all features that `chunks_of` keeps.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        With their labels.
+    bound : BoundDescriptor
+        Gives features.
+
+    Returns
+    -------
+    float
+        Bytes.
+    """
+    sizes = dict(zip(bound.species, _sizes(bound), strict=True))
+    return 8.0 * sum(
+        (3 * s.n_atoms + 6 * bool(_strained(s))) * sum(sizes[int(z)] for z in s.numbers_n)
+        for s in structures
+    )
+
+
+def _sizes(bound: BoundDescriptor) -> list[int]:
+    """Features of each species: axes that a species does not have are left out."""
+    if isinstance(bound, ProjectedDescriptor):
+        return [len(axes_kq) for axes_kq in bound.axes_z]
+    return [bound.n_features] * len(bound.species)
+
+
+def _strained(structure: Structure) -> bool:
+    return bool(np.isfinite(structure.stress_v).any())
+
+
 def chunks_of(
     structures: Sequence[Structure],
     bound: BoundDescriptor,
@@ -96,8 +129,7 @@ def chunks_of(
     kinds = {}
     for s, structure in enumerate(structures):
         counts = tuple(int(np.count_nonzero(structure.numbers_n == z)) for z in bound.species)
-        strained = bool(np.isfinite(structure.stress_v).any())
-        kinds.setdefault((counts, strained), []).append(s)
+        kinds.setdefault((counts, _strained(structure)), []).append(s)
     chunks, done = [], 0
     for (counts, strained), members in kinds.items():
         for first in range(0, len(members), _CHUNK):
@@ -122,10 +154,7 @@ def _chunk(
 ) -> Chunk:
     n_s = len(members)
     n_g = 3 * sum(counts) + (6 if strained else 0)
-    # Axes that a species does not have are left out: memory, and time of the products.
-    sizes = [bound.n_features] * len(counts)
-    if isinstance(bound, ProjectedDescriptor):
-        sizes = [len(axes_kq) for axes_kq in bound.axes_z]
+    sizes = _sizes(bound)
     x_z = [np.empty((n_s, n, n_q)) for n, n_q in zip(counts, sizes, strict=True)]
     J_z = [np.zeros((n_s, n_g, n, n_q)) for n, n_q in zip(counts, sizes, strict=True)]
     chunk = Chunk(x_z, J_z, members, [], [], [], [], [], [])

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -33,7 +34,7 @@ from kernelpot.conventions import LABEL_KINDS, Float, LabelSet, Progress, as_int
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
 from kernelpot.descriptors.protocol import BoundDescriptor
-from kernelpot.environments import Chunk, chunks_of, single
+from kernelpot.environments import Chunk, chunks_of, jacobian_bytes, single
 from kernelpot.gp.exact import Packed, leave_out, maximise_noise, solve
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel
@@ -41,7 +42,7 @@ from kernelpot.options import NOISE_RANGE, Options
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
-__all__ = ["FullFit", "covariance", "fit_full_basis"]
+__all__ = ["FullFit", "covariance", "fit_full_basis", "memory_needed"]
 
 log = logging.getLogger("kernelpot")
 
@@ -51,6 +52,9 @@ _LEAVE_OUT_ROWS = 6000
 """Labels up to which leave-one-out errors are computed: the inverse costs two factorisations."""
 _LEAST_FORCES = 3e-5
 """Least noise of forces (eV/angstrom): exact labels leave the covariance singular to rounding."""
+
+
+_STAGES = ("environments", "hyperparameters", "covariance", "posterior")
 
 
 class FullFit(NamedTuple):
@@ -63,6 +67,7 @@ class FullFit(NamedTuple):
     log_evidence: float
     data_fit: float
     leave_out: dict[str, float]  # RMSE of each structure's labels predicted from all others
+    seconds: dict[str, float]  # of the stages
 
 
 def fit_full_basis(
@@ -106,11 +111,14 @@ def fit_full_basis(
     DataError
         If the covariance of the labels would not fit into the memory.
     """
-    _check_memory(sum(s.n_labels for s in structures))
+    n_labels = sum(s.n_labels for s in structures)
+    _check_memory(n_labels, memory_needed(n_labels, jacobian_bytes(structures, bound)))
+    clock = [time.perf_counter()]
     sources = sorted({s.source for s in structures})
     labels = [LabelSet(kind, source) for source in sources for kind in LABEL_KINDS]
     with one_blas_thread():  # many small products
         chunks = chunks_of(structures, bound, baseline, repulsion, labels, tell)
+    clock.append(time.perf_counter())
     present = {k for s in structures for k in _kinds_of(s)}
     one_factor = delta is None and present <= options.learned and options.force_priority == 1.0
     delta, noise_l = _hyperparameters(chunks, zeta, delta, labels, options)
@@ -127,9 +135,11 @@ def fit_full_basis(
             for sigma, kinds in zip(chunk.sigma, chunk.label_sets, strict=True)
         ]
     )
+    clock.append(time.perf_counter())
     # Solved in units of delta^2.
     K = Packed(len(y_r))
     _fill(K, chunks, zeta, tell)
+    clock.append(time.perf_counter())
     tell("posterior", 0, 1)
     solution = solve(K, y_r / delta, sigma_r / delta)
     tell("posterior", 1, 1)
@@ -150,6 +160,7 @@ def fit_full_basis(
         set_r = np.concatenate([kinds for chunk in chunks for kinds in chunk.label_sets])
         left_out = _rmse(errors_r, [labels[k].kind for k in set_r], chunks)
     inducing, weights_m = _collapse(chunks, solution.alpha_r * delta, bound.n_features)
+    clock.append(time.perf_counter())
     delta, noise_l = delta * factor, noise_l * factor
     used = {k for chunk in chunks for kinds in chunk.label_sets for k in np.unique(kinds)}
     noise = {labels[k]: float(noise_l[k]) for k in sorted(used)}
@@ -165,6 +176,7 @@ def fit_full_basis(
         float(log_evidence),
         float(data_fit),
         left_out,
+        dict(zip(_STAGES, np.diff(clock).tolist(), strict=True)),
     )
 
 
@@ -192,13 +204,31 @@ def _kinds_of(structure: Structure) -> set[str]:
     }
 
 
-def _check_memory(n_rows: int) -> None:
-    needed = 4.0 * n_rows * (n_rows + 1)
+def memory_needed(n_labels: float, jacobians: float) -> float:
+    """Memory that a fit takes.
+
+    Parameters
+    ----------
+    n_labels : float
+        Number of labels.
+    jacobians : float
+        Bytes of the derivatives of all features (`jacobian_bytes`).
+
+    Returns
+    -------
+    float
+        Bytes.
+    """
+    return 4.0 * n_labels * (n_labels + 1) + jacobians
+
+
+def _check_memory(n_labels: int, needed: float) -> None:
     there = physical_memory()
-    if needed > 0.85 * there:
+    if needed > 0.9 * there:
         raise DataError(
-            f"basis='full' keeps the covariance of all {n_rows} labels: {needed / 1e9:.1f} GB, and "
-            f"this machine has {there / 1e9:.1f} GB. Fit fewer structures, or take basis='sparse'."
+            f"basis='full' keeps the covariance of all {n_labels} labels and the derivatives of "
+            f"all features: {needed / 1e9:.1f} GB, and this machine has {there / 1e9:.1f} GB. Fit "
+            "fewer structures, give a larger feature_tolerance, or take basis='sparse'."
         )
 
 

@@ -31,6 +31,8 @@ _GAINS = (0.01, 0.03)
 of the data may not help on all of them (measured on silicon, where 3 per cent were a mistake)."""
 _FINER = "n_max 10, l_max 8"
 """Always among the finalists: what resolution is worth grows with the data."""
+_COARSER = "n_max 6, l_max 4"
+"""The same in the full basis, where resolution is worth little and costs time and memory."""
 _ENERGIES = 200
 """Energies from which on their error counts half as much as that of the forces; fewer count in
 proportion, because the scatter of some tens hides what a setting does (measured on silicon: 40 per
@@ -51,6 +53,8 @@ class Trial(NamedTuple):
     log_evidence: float
     seconds: float
     us_per_atom: float  # of a prediction, neighbour search included
+    stages: dict[str, float]  # seconds by stage of the fit
+    jacobians: float = 0.0  # bytes of the derivatives of all features, in the full basis
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready entries, for the model file.
@@ -161,7 +165,7 @@ def variations(settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         (f"cutoff {0.8 * soap.cutoff:.1f}", {"cutoff": round(0.8 * soap.cutoff, 1)}),
         (f"cutoff {1.2 * soap.cutoff:.1f}", {"cutoff": round(1.2 * soap.cutoff, 1)}),
         (_FINER, {"n_max": 10, "l_max": 8}),
-        ("n_max 6, l_max 4", {"n_max": 6, "l_max": 4}),
+        (_COARSER, {"n_max": 6, "l_max": 4}),
         ("sigma 0.3", {"sigma": 0.3}),
         ("sigma 0.5", {"sigma": 0.5}),
         ("scaling exponent 4", {"scaling": Willatt(exponent=4.0)}),
@@ -292,10 +296,11 @@ def _finalists(
     first: dict[str, Any], better: Sequence[Trial], changes: Mapping[str, Mapping[str, Any]]
 ) -> list[tuple[str, dict[str, Any]]]:
     """The first settings, the best change, and the changes that helped together."""
-    finalists = [("start", first), (_FINER, apply(first, changes[_FINER]))]
+    always = _COARSER if first["basis"] == "full" else _FINER
+    finalists = [("start", first), (always, apply(first, changes[always]))]
     if not better:
         return finalists
-    if better[0].change != _FINER:
+    if better[0].change != always:
         finalists.append((better[0].change, better[0].settings))
     merged: dict[str, Any] = {}
     words = []

@@ -27,6 +27,9 @@ def fake(errors, settings, n=25, **changes):
         "change": "", "settings": settings, "n_structures": n, "n_inducing": 400,
         "errors": errors, "score": score(errors, n), "log_evidence": 0.0, "seconds": 1.0,
         "us_per_atom": 10.0,
+        "stages": {
+            "selection": 0.1, "environments": 0.1, "hyperparameters": 0.5, "covariance": 1.3,
+        },
     }  # fmt: skip
     return Trial(**(entries | changes))
 
@@ -132,10 +135,22 @@ def test_budgets(silicon, ethanol):
     cheap, reason = _affordable(found, silicon, 1e9, 11.0)
     assert cheap <= 50
     assert "us/atom" in reason
-    full = fake({"forces": 0.1}, {"basis": "full"}, n=20, seconds=2.0)
+    full = fake({"forces": 0.1}, {"basis": "full"}, n=20)
     assert _no_full_basis(full, ethanol, 1e6, None) is None
     assert "s are left" in _no_full_basis(full, ethanol, 1.0, None)
     assert "us/atom" in _no_full_basis(full, ethanol, 1e6, 5.0)
+    assert "GB" in _no_full_basis(full._replace(jacobians=1e15), ethanol, 1e6, None)
+
+
+def test_a_coarser_descriptor_saves_the_full_basis(ethanol):
+    """The race's winner would take too long with all structures, the runner-up does not."""
+    costly = fake({"forces": 0.10}, {"basis": "full", "zeta": 4}, n=20, change="start")
+    coarse = fake({"forces": 0.11}, {"basis": "full", "zeta": 2}, n=20, change="coarser")
+    costly = costly._replace(stages=costly.stages | {"covariance": 50.0})
+    found = Race((costly, coarse), costly, "")
+    settings, why = _final_settings(found, None, ethanol, 60.0, None)
+    assert settings == {"basis": "full", "zeta": 2}
+    assert any("coarser instead" in line and "s are left" in line for line in why)
 
 
 @pytest.mark.parametrize("full", [False, True])
