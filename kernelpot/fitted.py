@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
@@ -13,6 +12,7 @@ from kernelpot.gp.covariances import K_mm
 from kernelpot.gp.nuisance import put_in_front, without_front
 from kernelpot.gp.solvers import Posterior, Triangle, Whitening, posterior, whiten_blocks
 from kernelpot.label_rows import Known
+from kernelpot.options import effective_noise
 from kernelpot.rows import Component
 from kernelpot.sources import SHIFT_PRIOR, SourceShifts
 from kernelpot.terms.composition import CompositionBaseline
@@ -21,7 +21,6 @@ from kernelpot.terms.repulsion import CoreRepulsion
 __all__ = [
     "Fitted",
     "Solved",
-    "effective_noise",
     "no_posterior",
     "predictive",
     "solve",
@@ -167,26 +166,3 @@ def whitening_of(components: Sequence[Component]) -> Whitening:
     """
     blocks = [K_mm(group, one.zeta) for one in components for group in one.inducing]
     return whiten_blocks(blocks, _RANK_TOLERANCE)
-
-
-def effective_noise(
-    noise: Mapping[LabelSet, float], force_priority: float
-) -> dict[LabelSet, float]:
-    """Noise factors that count in the fit: with the priority that forces are given.
-
-    Parameters
-    ----------
-    noise : Mapping[LabelSet, float]
-        Factors on the assumed standard deviations.
-    force_priority : float
-        Factor on the weight of forces.
-
-    Returns
-    -------
-    dict[LabelSet, float]
-        Factors by which rows are divided.
-    """
-    return {
-        label: factor / math.sqrt(force_priority) if label.kind == "forces" else factor
-        for label, factor in noise.items()
-    }

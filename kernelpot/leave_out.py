@@ -10,9 +10,10 @@ from kernelpot.conventions import Float, Progress
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
 from kernelpot.doubts import Doubt, LabelErrors, reweighted
-from kernelpot.fitted import Fitted, effective_noise
+from kernelpot.fitted import Fitted
 from kernelpot.gp.leave_out import leave_block_out
 from kernelpot.label_rows import LabelRows, label_rows
+from kernelpot.options import effective_noise
 
 __all__ = ["leave_one_out"]
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import LABEL_KINDS
+from kernelpot.conventions import LABEL_KINDS, LabelSet
 from kernelpot.data_records import Noise
 from kernelpot.descriptors import Soap
 from kernelpot.descriptors.protocol import Descriptor, is_linear
 from kernelpot.gp.inducing import SELECTORS, Selector
 from kernelpot.gp.kernels import check_zeta
 
-__all__ = ["NOISE_RANGE", "ROBUST_THRESHOLD", "ComponentOptions", "Options", "check_options"]
+__all__ = [
+    "NOISE_RANGE",
+    "ROBUST_THRESHOLD",
+    "ComponentOptions",
+    "Options",
+    "check_options",
+    "effective_noise",
+]
 
 
 NOISE_RANGE = {"energy": (1e-6, 1.0), "forces": (1e-6, 10.0), "stress": (1e-7, 1.0)}
@@ -137,6 +145,29 @@ def check_options(parameters: dict[str, Any]) -> Options:
         _threshold(parameters["robust"]),
         parameters["random_state"],
     )
+
+
+def effective_noise(
+    noise: Mapping[LabelSet, float], force_priority: float
+) -> dict[LabelSet, float]:
+    """Noise factors that count in the fit: with the priority that forces are given.
+
+    Parameters
+    ----------
+    noise : Mapping[LabelSet, float]
+        Factors on the assumed standard deviations.
+    force_priority : float
+        Factor on the weight of forces.
+
+    Returns
+    -------
+    dict[LabelSet, float]
+        Factors by which rows are divided.
+    """
+    return {
+        label: factor / math.sqrt(force_priority) if label.kind == "forces" else factor
+        for label, factor in noise.items()
+    }
 
 
 def _threshold(robust: bool | float) -> float | None:

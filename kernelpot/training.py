@@ -18,7 +18,6 @@ from kernelpot.descriptors.protocol import is_linear
 from kernelpot.fitted import (
     Fitted,
     Solved,
-    effective_noise,
     no_posterior,
     solve,
     solve_rows,
@@ -38,7 +37,7 @@ from kernelpot.hyperparameters import (
     leave_out_errors,
 )
 from kernelpot.label_rows import Known, add_rows
-from kernelpot.options import Options
+from kernelpot.options import Options, effective_noise
 from kernelpot.reduction import reduce_features
 from kernelpot.rows import Component
 from kernelpot.selection import choose_inducing

@@ -16,7 +16,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from typer.testing import CliRunner
 
-from kernelpot.interfaces import cli
+from kernelpot.interfaces import cli, commands
 from kernelpot.potential import load
 
 runner = CliRunner()
@@ -310,8 +310,8 @@ def test_info(folder):
 
 
 def test_demo(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_DEMO_MODEL", {"n_environments": 8, "n_tangents": 2})
-    monkeypatch.setattr(cli, "_DEMO_STEPS", 10)
+    monkeypatch.setattr(commands, "_DEMO_MODEL", {"n_environments": 8, "n_tangents": 2})
+    monkeypatch.setattr(commands, "_DEMO_STEPS", 10)
     target = tmp_path / "si.kpot"
     result = call("demo", "-o", target)
     assert result.exit_code == 0, result.output

@@ -8,6 +8,7 @@ import pytest
 
 from kernelpot.descriptors import PairSplines, Soap
 from kernelpot.interfaces import settings as module
+from kernelpot.interfaces import settings_schema as schema
 from kernelpot.interfaces.settings import (
     SettingsError,
     check_settings,
@@ -29,9 +30,9 @@ def message_of(raw: dict) -> str:
 
 def test_every_parameter_of_the_classes_has_a_key():
     of_model = set(inspect.signature(KernelPotential).parameters)
-    assert set(module._MODEL) | set(module._ELSEWHERE) == of_model
-    assert set(module._DESCRIPTOR) == set(inspect.signature(Soap).parameters)
-    assert set(module._PAIRS) == set(inspect.signature(PairSplines).parameters)
+    assert set(schema._MODEL) | set(schema._ELSEWHERE) == of_model
+    assert set(schema._DESCRIPTOR) == set(inspect.signature(Soap).parameters)
+    assert set(schema._PAIRS) == set(inspect.signature(PairSplines).parameters)
 
 
 def test_defaults_are_those_of_the_classes():
@@ -51,7 +52,7 @@ def test_the_example_is_valid_and_says_the_defaults(tmp_path):
     text = example()
     for section in ("[data]", "[descriptor]", "[model]", "[output]"):
         assert f"\n{section}\n" in text
-    for key in (*module._MODEL, *module._DESCRIPTOR, *module._PAIRS, "virial_key", "test"):
+    for key in (*schema._MODEL, *schema._DESCRIPTOR, *schema._PAIRS, "virial_key", "test"):
         assert f"\n{key} = " in text or f"\n# {key} =" in text
 
 

@@ -1,25 +1,18 @@
 """The command line: ``kernelpot demo | fit | compare | evaluate | dimers | md | info``.
 
-It parses and prints. Heavy modules are imported inside the commands, so that ``--help`` answers
-at once.
+It parses; what the commands do is in `commands` and `commands_report`.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from kernelpot.interfaces.console import one_line_errors, out, progress_bar, say, say_model
-
-if TYPE_CHECKING:
-    from ase import Atoms
-
-    from kernelpot.interfaces.dynamics import Sample
-    from kernelpot.interfaces.settings import FitSettings
-    from kernelpot.report import Comparison
+from kernelpot.interfaces import commands, commands_report
+from kernelpot.interfaces.console import one_line_errors
 
 __all__ = ["app", "main"]
 
@@ -30,10 +23,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-_DEMO_MODEL = {"n_environments": 60, "n_tangents": 10}
-_DEMO_STEPS = 200
 
 
 class Ensemble(str, Enum):
@@ -60,32 +49,7 @@ def demo(
 ) -> None:
     """Fit silicon, test it, and run molecular dynamics: a first look in about a minute."""
     with one_line_errors(debug, "the demo is not finished"):
-        _refuse_to_overwrite(output, force)
-        from ase.build import bulk
-
-        from kernelpot import datasets
-        from kernelpot.descriptors.soap import Soap
-        from kernelpot.potential import KernelPotential
-
-        train, test = datasets.load_silicon("train"), datasets.load_silicon("test")
-        say(f"Silicon: {len(train)} structures to fit, {len(test)} to test.")
-        with progress_bar() as progress:
-            model = KernelPotential(Soap(cutoff=5.0), **_DEMO_MODEL, progress=progress)
-            model.fit(train)
-        model.save(output)
-        say_model(model)
-        say(f"\nSaved {output}.")
-        _say_errors(model, test, "Errors on the test structures", by_group=True)
-
-        crystal = bulk("Si", "diamond", a=5.47, cubic=True).repeat(2)
-        _drive(
-            model, crystal, "nve", temperature=600.0, timestep=1.0, steps=_DEMO_STEPS,
-            log_interval=5, title="Molecular dynamics, NVE",
-        )  # fmt: skip
-        say(
-            f"\nNext: kernelpot info {output}; kernelpot fit --example > settings.toml; or in"
-            f' Python: atoms.calc = kernelpot.Calculator("{output}")'
-        )
+        commands.demo(output, force)
 
 
 @app.command()
@@ -152,45 +116,13 @@ def fit(
         "output": {"model": output, "plots": plot, "force": force or None},
     }  # fmt: skip
     with one_line_errors(debug, "no model was written"):
-        from kernelpot.interfaces import settings
-
         if example:
-            typer.echo(settings.example(), nl=False)
+            commands.print_example()
             return
         if not auto and (time is not None or cost is not None):
             raise ValueError("--time and --cost are budgets of --auto: give that too")
-        checked = settings.check_settings(settings.combine(source, given))
         budget = {"time_budget": time or 1800.0, "cost": cost} if auto else None
-        _fit(checked, debug, budget)
-
-
-def _fit(settings: FitSettings, debug: bool, budget: dict[str, float | None] | None) -> None:
-    from kernelpot.interfaces.console import say_auto
-    from kernelpot.interfaces.settings import fit_automatically, make_model
-
-    target = Path(settings.output.model)
-    if settings.output.plots and not settings.data.test:
-        raise ValueError("a parity figure needs structures to test on: give --test or [data] test")
-    _refuse_to_overwrite(target, settings.output.force)
-    train = _read(settings.data.train, settings.data.index)
-    test = _read(settings.data.test) if settings.data.test else []
-    with progress_bar() as progress:
-        if budget is None:
-            model = make_model(settings, progress).fit(train)
-        else:
-            model = fit_automatically(settings, train, progress, **budget)
-    # Before anything else can fail: a fit may have taken hours.
-    model.save(target)
-    with one_line_errors(debug, f"{target} is saved"):
-        if budget is not None:
-            say_auto(model)
-        say_model(model)
-        say(f"\nSaved {target}.")
-        if test:
-            compared = _say_errors(model, test, "Errors on the test structures", by_group=True)
-            if settings.output.plots:
-                title = f"{target.name}, test structures"
-                _save_parity(compared, Path(settings.output.plots), title)
+        commands.fit(source, given, budget, debug)
 
 
 @app.command()
@@ -210,28 +142,12 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Fit several settings files to the same structures: which one do the data prefer?"""
-    given = {
+    keys = {
         "energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key,
-        "virial_key": virial_key, "index": index,
+        "virial_key": virial_key,
     }  # fmt: skip
     with one_line_errors(debug, "the comparison is not finished"):
-        from kernelpot.comparison import comparison_table, fit_and_compare, verdict
-        from kernelpot.interfaces import settings
-
-        tables = [path for path in sources if path.suffix.lower() == ".toml"]
-        files = [str(path) for path in sources if path not in tables]
-        if len(set(tables)) < 2 or not files:
-            raise ValueError(
-                "name two settings files or more and the structures to fit: "
-                "`kernelpot compare a.toml b.toml train.xyz`"
-            )
-        checked = settings.check_files(tables, {"data": given | {"train": files}})
-        train = _read(files, index)
-        with progress_bar() as progress:
-            models = {n: settings.make_model(one, progress) for n, one in checked.items()}
-            rows = fit_and_compare(models, train)
-        out.print(comparison_table(rows, f"Fitted to {len(train)} structures"))
-        say(verdict(rows))
+        commands.compare(sources, index, keys)
 
 
 @app.command()
@@ -256,26 +172,15 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Compare a model with labelled structures: tables, parity figure, learning curve."""
+    keys = {
+        "energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key,
+        "virial_key": virial_key,
+    }  # fmt: skip
     with one_line_errors(debug, "the comparison is not finished"):
-        from kernelpot import report
-        from kernelpot.data import LabelKeys
-        from kernelpot.potential import load
-
-        named = (energy_key, forces_key, stress_key, virial_key)
-        keys = LabelKeys(*named) if any(named) else None
-        model = load(model_file)
-        test = _read(structures, index)
-        compared = report.compare_model(model, test, keys=keys)
-        rows = report.error_table(compared, by_group=by_group)
-        out.print(report.rich_table(rows, f"{model_file.name} on {structures.name}"))
-        for path, write in ((csv, report.csv_table), (json, report.json_table)):
-            if path is not None:
-                path.write_text(write(rows), encoding="utf-8")
-                say(f"Wrote {path}.")
-        if plot is not None:
-            _save_parity(compared, plot, f"{model_file.name} on {structures.name}")
-        if train is not None:
-            _learning_curve(model, _read(train), test, keys, plot)
+        commands_report.evaluate(
+            model_file, structures, index=index, by_group=by_group, plot=plot, train=train,
+            csv=csv, json=json, keys=keys,
+        )  # fmt: skip
 
 
 @app.command()
@@ -286,25 +191,7 @@ def dimers(
 ) -> None:
     """Scan two atoms over their distance: does the model keep them apart?"""
     with one_line_errors(debug, "the scan is not finished"):
-        from kernelpot.potential import load
-        from kernelpot.report_dimers import dimer_scan, dimer_table
-
-        scan = dimer_scan(load(model_file))
-        title = f"{model_file.name}, two atoms alone"
-        out.print(dimer_table(scan, title))
-        holes = [dimer.name for dimer in scan if not dimer.repulsive]
-        least = min(scan, key=lambda dimer: dimer.energies[0])
-        say(f"Not repulsive at short range: {', '.join(holes)}." if holes else "No holes.")
-        say(
-            f"Least energy at {least.distances[0]:g} A: {least.energies[0]:.3g} eV ({least.name});"
-            " between nuclei it is tens to thousands of eV."
-        )
-        if plot is not None:
-            from kernelpot.report_figures import dimer_figure
-
-            plot.mkdir(parents=True, exist_ok=True)
-            dimer_figure(scan, title=title).savefig(plot / "dimers.png", dpi=150)
-            say(f"Wrote {plot / 'dimers.png'}.")
+        commands_report.dimers(model_file, plot)
 
 
 @app.command()
@@ -333,126 +220,19 @@ def md(
     """Run molecular dynamics with a model."""
     kept = f"the frames so far are in {output}, --resume goes on from the last"
     with one_line_errors(debug, kept):
-        from kernelpot.interfaces.dynamics import bare_copy, parse_supercell, resume_from
-        from kernelpot.potential import load
-
-        model = load(model_file)
-        if resume:
-            atoms, first_step = resume_from(output)
-        else:
-            _refuse_to_overwrite(output, force)
-            output.unlink(missing_ok=True)
-            atoms, first_step = bare_copy(_read(start, "-1")[0]), 0
-            atoms = atoms.repeat(parse_supercell(supercell)) if supercell else atoms
-        _drive(
-            model, atoms, ensemble.value, temperature=temperature, timestep=timestep,
-            steps=steps, pressure=pressure, log_interval=log_interval, seed=seed,
-            trajectory=output, first_step=first_step,
-            title=f"Molecular dynamics, {ensemble.value.upper()}",
-        )  # fmt: skip
-        say(f"\nWrote {output}.")
+        run = commands.Run(
+            ensemble.value, temperature, timestep, steps, pressure, log_interval, seed
+        )
+        commands.md(model_file, start, output, run, supercell=supercell, resume=resume, force=force)
 
 
 @app.command()
 def info(model_file: ModelFile, debug: Debug = False) -> None:
     """Say what a model file holds."""
     with one_line_errors(debug, "nothing was read"):
-        from kernelpot.potential import load
-
-        model = load(model_file)
-        say(f"{model_file} ({model_file.stat().st_size / 1e6:.1f} MB)")
-        say_model(model)
+        commands_report.info(model_file)
 
 
 def main() -> None:
     """Entry point of the console script."""
     app()
-
-
-def _refuse_to_overwrite(path: Path, force: bool) -> None:
-    """Before the work, not after it."""
-    if path.exists() and not force:
-        raise FileExistsError(f"{path} exists: --force overwrites it, or choose another --output")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder of {path} does not exist: make it first")
-
-
-def _read(paths: str | Path | list[str], index: str = ":") -> list[Atoms]:
-    from kernelpot.data import read_images
-
-    paths = paths if isinstance(paths, list) else [paths]
-    return [atoms for path in paths for atoms in read_images(path, index)]
-
-
-def _say_errors(
-    model: Any, images: list[Atoms], title: str, by_group: bool = False
-) -> tuple[Comparison, ...]:
-    from kernelpot import report
-
-    compared = report.compare_model(model, images)
-    out.print(report.rich_table(report.error_table(compared, by_group=by_group), title))
-    return compared
-
-
-def _save_parity(compared: tuple[Comparison, ...], folder: Path, title: str) -> None:
-    from kernelpot.report_figures import parity_figure
-
-    folder.mkdir(parents=True, exist_ok=True)
-    parity_figure(compared, title=title).savefig(folder / "parity.png", dpi=150)
-    say(f"Wrote {folder / 'parity.png'}.")
-
-
-def _learning_curve(
-    model: Any, train: list[Atoms], test: list[Atoms], keys: Any, folder: Path | None
-) -> None:
-    from kernelpot import report
-    from kernelpot.report_figures import learning_curve_figure
-
-    with progress_bar() as progress:
-        curve = report.learning_curve(model, train, test, keys=keys, progress=progress)
-    for size, rows in zip(curve.sizes, curve.tables, strict=True):
-        errors = ", ".join(f"{row.kind} {row.mae:.3g} {row.unit}" for row in rows)
-        say(f"{size:6d} training structures: MAE {errors}")
-    if folder is not None:
-        learning_curve_figure(curve).savefig(folder / "learning_curve.png", dpi=150)
-        say(f"Wrote {folder / 'learning_curve.png'}.")
-
-
-def _drive(
-    model: Any,
-    atoms: Atoms,
-    ensemble: str,
-    *,
-    title: str,
-    trajectory: Path | None = None,
-    first_step: int = 0,
-    **options: Any,
-) -> None:
-    """Run dynamics: a line now and then, and the drift at the end."""
-    from kernelpot.interfaces import dynamics
-    from kernelpot.interfaces.ase import Calculator
-
-    atoms.calc = Calculator(model)
-    if not first_step:
-        dynamics.thermalise(atoms, options["temperature"], options.get("seed", 0))
-    say(f"\n{title}: {len(atoms)} atoms, {options['steps']} steps of {options['timestep']:g} fs")
-    say(dynamics.HEADING)
-    lines_every = max(1, options["steps"] // options["log_interval"] // 10)
-    with progress_bar() as progress:
-
-        def on_sample(sample: Sample, first: Sample) -> None:
-            progress("steps", sample.step - first_step, options["steps"])
-            if (sample.step // options["log_interval"]) % lines_every == 0:
-                say(dynamics.line(sample, first, len(atoms)))
-
-        samples = dynamics.run(
-            atoms, ensemble, on_sample=on_sample, trajectory=trajectory, first_step=first_step,
-            **options,
-        )  # fmt: skip
-    drift = dynamics.energy_drift(
-        [s.time for s in samples], [s.conserved for s in samples], len(atoms)
-    )
-    say(
-        f"Conserved energy: {drift.change:+.3g} meV/atom over the run"
-        f" ({drift.slope:+.3g} meV/atom/ps), fluctuation {drift.fluctuation:.3g} meV/atom"
-    )

@@ -1,0 +1,211 @@
+"""What a fitted potential can do: predict, judge itself, be saved."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from sklearn.utils.validation import check_is_fitted
+
+import kernelpot.model_file as model_file
+from kernelpot.conventions import LABEL_KINDS, Float, Prediction
+from kernelpot.data import LabelKeys, Noise, Structure, structures_from_atoms
+from kernelpot.descriptors import DESCRIPTORS
+from kernelpot.descriptors.protocol import Descriptor
+from kernelpot.doubts import Doubt, LabelErrors
+from kernelpot.evidence_bound import evidence_bound
+from kernelpot.fitted import Fitted, predictive
+from kernelpot.leave_out import leave_one_out
+from kernelpot.model_state import State, pack
+from kernelpot.prediction import Predictor, energy_std_of, evaluate_structure
+from kernelpot.summary import noise_in_use, r_squared
+
+__all__ = ["FittedPotential"]
+
+
+class FittedPotential:
+    """Base class of `KernelPotential`, which has the parameters and fits.
+
+    A fit ends with `_adopt`, which sets what everything here stands on.
+    """
+
+    fitted_: Fitted
+    predictor_: Predictor
+    training_summary_: dict[str, Any]
+    _descriptor: Descriptor | list[Descriptor]  # that was fitted; the parameter may be None
+
+    @property
+    def doubts_(self) -> tuple[Doubt, ...]:
+        """Labels far from what the others say, the worst first, with their weights in the fit."""
+        return tuple(Doubt(**doubt) for doubt in self.training_summary_.get("doubts", ()))
+
+    def predict(self, images: Iterable[Atoms], return_std: bool = False) -> Prediction:
+        """Energies, forces and stresses of structures; labels they carry are not looked at.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            Structures of species that the model knows.
+        return_std : bool
+            Whether the posterior standard deviation of the energies is wanted.
+
+        Returns
+        -------
+        Prediction
+            ``energy`` (n,), ``forces`` list of (n_atoms, 3), ``stress`` (n, 6), ``energies`` list
+            of (n_atoms,), ``energy_std`` (n,) or None.
+
+        Raises
+        ------
+        ValueError
+            If a structure is not valid or has an unknown species; the message names it.
+        """
+        check_is_fitted(self, "fitted_")
+        structures = self._structures(images, labels="ignore")
+        results = [self._evaluate(structure) for structure in structures]
+        std_s = None
+        if return_std:
+            std_s = np.array([energy_std_of(self.predictor_, one) for one in structures])
+        return Prediction(
+            energy=np.array([r[0] for r in results]),
+            forces=[r[1] for r in results],
+            stress=np.array([r[2] for r in results]),
+            energies=[r[3] for r in results],
+            energy_std=std_s,
+        )
+
+    def score(self, images: Iterable[Atoms], y: None = None) -> float:
+        """Coefficient of determination R^2 of the force components, or of the energies per atom
+        where there are no forces.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            Labelled structures.
+        y : None
+            Not used.
+
+        Returns
+        -------
+        float
+            1 is perfect, 0 as good as the mean label.
+        """
+        check_is_fitted(self, "fitted_")
+        structures = self._structures(images, labels="required")
+        structures = self.fitted_.shifts.to_reference(structures)
+        return r_squared(structures, [self._evaluate(structure) for structure in structures])
+
+    def evidence_bound(self, images: Iterable[Atoms]) -> float:
+        """Lower bound (VFE) of the log evidence of the exact process.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            The structures that the model was fitted to.
+
+        Returns
+        -------
+        float
+            `log_evidence_` less half of the variance of the labels, in units of their noise, that
+            the inducing variables leave open; the latter from at most 40 of the structures.
+        """
+        check_is_fitted(self, "fitted_")
+        self.fitted_.posterior()  # says so where there is none
+        return evidence_bound(self.fitted_, self._structures(images, labels="required"))
+
+    def leave_one_out(self, images: Iterable[Atoms]) -> LabelErrors:
+        """Errors on training structures, each predicted by all others; nothing is fitted again.
+
+        All labels of a structure are left out together. The noise levels, the inducing variables
+        and the baseline stay those of the fit to all.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            Structures that the model was fitted to, all or some; for others the result means
+            nothing.
+
+        Returns
+        -------
+        LabelErrors
+            Prediction less label of energy, forces and stress, and its standard deviation.
+
+        Raises
+        ------
+        ValueError
+            If a structure is not valid, or cannot have been in the fit.
+        """
+        check_is_fitted(self, "fitted_")
+        structures = self._structures(images, labels="required")
+        return leave_one_out(self.fitted_, structures, self.doubts_, self.progress)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the model to one file, with what ``partial_fit`` needs later.
+
+        Parameters
+        ----------
+        path : str | PathLike[str]
+            The file; replaced whole or not at all.
+
+        Raises
+        ------
+        ValueError
+            If a descriptor is not of this library: a file holds settings, not code.
+        """
+        check_is_fitted(self, "fitted_")
+        several = self._descriptor if isinstance(self._descriptor, list) else [self._descriptor]
+        if not all(type(one) in DESCRIPTORS.values() for one in several):
+            raise ValueError(
+                f"a model file holds {' and '.join(DESCRIPTORS)} descriptors; this model has "
+                f"{self._descriptor!r}. Keep the data and the script, or use pickle where code and "
+                "versions stay the same."
+            )
+        parameters = self.get_params(deep=False)
+        del parameters["descriptor"], parameters["progress"]
+        if not isinstance(self.selector, str):
+            # A file without code keeps the name; the choice itself is in the inducing variables.
+            parameters["selector"] = getattr(self.selector, "__name__", repr(self.selector))
+        state = State(parameters, self._descriptor, self.fitted_, self.training_summary_)
+        model_file.write(path, *pack(state))
+
+    # ---------------------------------------------------------------------- for the estimator
+
+    def _structures(self, images: Iterable[Atoms], labels: str) -> list[Structure]:
+        keys = LabelKeys(self.energy_key, self.forces_key, self.stress_key, self.virial_key)
+        given = {kind: getattr(self, f"sigma_{kind}") for kind in LABEL_KINDS}
+        noise = Noise()._replace(**{k: sigma for k, sigma in given.items() if sigma is not None})
+        return structures_from_atoms(images, keys, noise, labels=labels)
+
+    def _adopt(self, fitted: Fitted) -> None:
+        self.fitted_ = fitted
+        self.species_ = fitted.components[0].descriptor.species
+        self.baseline_ = fitted.baseline
+        self.repulsion_ = fitted.repulsion
+        self.reference_source_ = fitted.shifts.reference
+        self.source_shifts_ = fitted.shifts.by_symbol()
+        self.log_evidence_ = fitted.log_evidence
+        self.data_fit_ = fitted.data_fit
+        self.leave_out_errors_ = dict(fitted.leave_out)
+        several = isinstance(self._descriptor, list)
+        self.delta_ = fitted.delta_g if several else fitted.delta_g[0]
+        self.n_inducing_ = sum(component.n_columns for component in fitted.components)
+        self.n_environments_ = sum(component.n_environments for component in fitted.components)
+        self.noise_ = {
+            kind: noise_in_use(kind, getattr(self, f"sigma_{kind}"), fitted.noise)
+            for kind in LABEL_KINDS
+        }
+        self.predictor_ = Predictor(
+            fitted.components,
+            fitted.delta_g,
+            fitted.weights_m,
+            functools.partial(predictive, fitted),
+            fitted.baseline,
+            fitted.repulsion,
+        )
+
+    def _evaluate(self, structure: Structure) -> tuple[float, Float, Float, Float]:
+        return evaluate_structure(self.predictor_, structure)
