@@ -38,7 +38,7 @@ from kernelpot.environments import Chunk, chunks_of, jacobian_bytes, single
 from kernelpot.gp.exact import Packed, leave_out, maximise_noise, solve
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel
-from kernelpot.options import NOISE_RANGE, Options
+from kernelpot.options import NOISE_RANGE, Options, effective_noise
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
@@ -122,10 +122,8 @@ def fit_full_basis(
     present = {k for s in structures for k in _kinds_of(s)}
     one_factor = delta is None and present <= options.learned and options.force_priority == 1.0
     delta, noise_l = _hyperparameters(chunks, zeta, delta, labels, options)
-    effective_l = noise_l.copy()
-    for k, label in enumerate(labels):
-        if label.kind == "forces":
-            effective_l[k] /= np.sqrt(options.force_priority)
+    effective = effective_noise(dict(zip(labels, noise_l, strict=True)), options.force_priority)
+    effective_l = np.array([effective[label] for label in labels])
 
     y_r = np.concatenate([y for chunk in chunks for y in chunk.y])
     sigma_r = np.concatenate(
