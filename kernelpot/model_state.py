@@ -9,6 +9,7 @@ import numpy as np
 
 from kernelpot.conventions import Float, LabelSet, Settings, as_int
 from kernelpot.descriptors import DESCRIPTORS
+from kernelpot.descriptors._soap_bound import BoundSoap
 from kernelpot.descriptors.projected import ProjectedDescriptor
 from kernelpot.descriptors.protocol import BoundDescriptor, Descriptor
 from kernelpot.fitted import Fitted, no_posterior, solve
@@ -57,9 +58,13 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
         for z, group in zip(species, component.inducing, strict=True):
             arrays[f"inducing/{g}/{z}/Z_mq"] = group.Z_mq
             arrays[f"inducing/{g}/{z}/first_e"] = group.first_e
-        if isinstance(component.descriptor, ProjectedDescriptor):
-            for z, axes_kq in zip(species, component.descriptor.axes_z, strict=True):
+        bound = component.descriptor
+        if isinstance(bound, ProjectedDescriptor):
+            for z, axes_kq in zip(species, bound.axes_z, strict=True):
                 arrays[f"axes/{g}/{z}"] = axes_kq
+            bound = bound.inner
+        if isinstance(bound, BoundSoap) and bound.n_contracted is not None:
+            arrays[f"mixing/{g}"] = bound.mixing
     rows = []
     for k, (label, triangle) in enumerate(fitted.triangles.items()):
         arrays[f"triangles/{k}"] = triangle.R[_upper(*triangle.R.shape)]
@@ -130,7 +135,12 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
     ]
     components = tuple(
         Component(
-            _bind(descriptor, species, [arrays.get(f"axes/{g}/{z}") for z in species]),
+            _bind(
+                descriptor,
+                species,
+                arrays.get(f"mixing/{g}"),
+                [arrays.get(f"axes/{g}/{z}") for z in species],
+            ),
             int(one["zeta"]),
             tuple(
                 Inducing(
@@ -176,9 +186,13 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
 
 
 def _bind(
-    descriptor: Descriptor, species: tuple[int, ...], axes_z: list[np.ndarray | None]
+    descriptor: Descriptor,
+    species: tuple[int, ...],
+    mixing: np.ndarray | None,
+    axes_z: list[np.ndarray | None],
 ) -> BoundDescriptor:
     bound = descriptor.bind(species)
+    bound = bound if mixing is None else bound.mixed(mixing)
     return bound if axes_z[0] is None else ProjectedDescriptor(bound, axes_z)
 
 

@@ -1,4 +1,5 @@
-"""Principal axes of features and their derivatives: fewer numbers that say the same."""
+"""Principal axes of features, and of the density that they are made of: fewer numbers that say
+the same."""
 
 from __future__ import annotations
 
@@ -10,11 +11,12 @@ import scipy.linalg
 
 from kernelpot.conventions import Float, as_int
 from kernelpot.data import Structure
+from kernelpot.descriptors._soap_bound import BoundSoap
 from kernelpot.descriptors.projected import ProjectedDescriptor
 from kernelpot.descriptors.protocol import BoundDescriptor, is_linear
 from kernelpot.selection import system_of
 
-__all__ = ["reduce_features"]
+__all__ = ["contract_density", "reduce_features"]
 
 log = logging.getLogger("kernelpot")
 
@@ -54,18 +56,71 @@ def reduce_features(
     """
     if tolerance <= 0.0 or is_linear(bound):
         return bound
-    rng = np.random.default_rng(random_state)
-    axes_z = []
-    numbers_n = np.concatenate([s.numbers_n for s in structures])
-    place_n = np.array([(s, n) for s, st in enumerate(structures) for n in range(st.n_atoms)])
-    for number in bound.species:
-        mine = np.flatnonzero(numbers_n == number)
-        mine = np.sort(rng.choice(mine, min(_SAMPLE, len(mine)), replace=False))
-        axes_z.append(_axes(_moment(structures, bound, place_n[mine]), tolerance))
+    axes_z = [
+        _axes(_moment(structures, bound, place_n), tolerance)
+        for place_n in _samples(structures, bound.species, random_state)
+    ]
     kept = max(len(axes_kq) for axes_kq in axes_z)
     log.info("%d of %d features are kept", kept, bound.n_features)
     # A projection that leaves out little costs more than it saves.
     return ProjectedDescriptor(bound, axes_z) if kept < 0.75 * bound.n_features else bound
+
+
+def contract_density(
+    structures: Sequence[Structure], bound: BoundDescriptor, random_state: int | None
+) -> BoundDescriptor:
+    """A SOAP whose radial functions are the principal ones of the density in the structures.
+
+    For each degree l the functions of all species and channels are combined to ``n_contracted``
+    ones: the principal axes of the second moments of density coefficients and of their derivatives,
+    each with trace one, all species of the centre counted alike (Goscinski, Musil, Pozdnyakov,
+    Nigam and Ceriotti, J. Chem. Phys. 155, 104106 (2021), there of the coefficients alone).
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        The training structures.
+    bound : BoundDescriptor
+        A SOAP that says to how many functions, or any other descriptor.
+    random_state : int | None
+        Seed of the choice of environments.
+
+    Returns
+    -------
+    BoundDescriptor
+        The contracted one, or the one that was given where nothing is asked for, or where there
+        are no more functions than asked for.
+    """
+    if not isinstance(bound, BoundSoap) or bound.n_contracted is None:
+        return bound
+    moments = []
+    for place_n in _samples(structures, bound.species, random_state):
+        for s in np.unique(place_n[:, 0]):
+            centres_b = as_int(place_n[place_n[:, 0] == s, 1])
+            system = system_of(bound, structures[s])
+            moments.append(np.array(bound.density_moments(system, centres_b)) / len(place_n))
+    moments_klaa = np.sum(moments, axis=0)
+    traces_kl = np.einsum("klaa->kl", moments_klaa)
+    moment_laa = (moments_klaa / np.maximum(traces_kl, 1e-300)[:, :, None, None]).sum(axis=0)
+    n_kept = min(bound.n_contracted, moment_laa.shape[1])
+    log.info("%d of %d radial functions are kept", n_kept, moment_laa.shape[1])
+    axes_lka = np.linalg.eigh(moment_laa)[1][:, :, ::-1][:, :, :n_kept].transpose(0, 2, 1)
+    return bound.mixed(np.einsum("lka,lazn->lkzn", axes_lka, bound.functions))
+
+
+def _samples(
+    structures: Sequence[Structure], species: Sequence[int], random_state: int | None
+) -> list[np.ndarray]:
+    """Structure and atom of some environments of each species."""
+    rng = np.random.default_rng(random_state)
+    numbers_n = np.concatenate([s.numbers_n for s in structures])
+    place_n = np.array([(s, n) for s, st in enumerate(structures) for n in range(st.n_atoms)])
+    samples = []
+    for number in species:
+        mine = np.flatnonzero(numbers_n == number)
+        mine = np.sort(rng.choice(mine, min(_SAMPLE, len(mine)), replace=False))
+        samples.append(place_n[mine])
+    return samples
 
 
 def _moment(structures: Sequence[Structure], bound: BoundDescriptor, place_n: np.ndarray) -> Float:

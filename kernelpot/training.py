@@ -38,7 +38,7 @@ from kernelpot.hyperparameters import (
 )
 from kernelpot.label_rows import Known, add_rows
 from kernelpot.options import Options, effective_noise
-from kernelpot.reduction import reduce_features
+from kernelpot.reduction import contract_density, reduce_features
 from kernelpot.rows import Component
 from kernelpot.selection import choose_inducing
 from kernelpot.sources import SHIFT_PRIOR, SourceShifts, choose_reference, start_shifts
@@ -119,7 +119,7 @@ def prepare(
     bound_g = [
         reduce_features(
             structures,
-            one.descriptor.bind(species),
+            contract_density(structures, one.descriptor.bind(species), options.random_state),
             options.feature_tolerance,
             options.random_state,
         )

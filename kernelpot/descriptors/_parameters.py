@@ -111,10 +111,9 @@ class Parameters:
             if part is not None:
                 fields = {k: _plain(v) for k, v in dataclasses.asdict(part).items()}
                 settings[name] = {"name": type(part).__name__, **fields}
-        if settings.get("species_weights") is not None:
-            settings["species_weights"] = {
-                str(k): _plain(v) for k, v in self.species_weights.items()
-            }
+        for name in _BY_SPECIES:
+            if isinstance(settings.get(name), dict):
+                settings[name] = {str(k): v for k, v in settings[name].items()}
         return settings
 
     @classmethod
@@ -152,15 +151,20 @@ class Parameters:
                         f"{who} settings: {name} must be one of {', '.join(known)}, got {kind!r}"
                     )
                 params[name] = known[kind](**part)
-        if params.get("species_weights") is not None:
-            params["species_weights"] = {
-                int(k) if k.isdigit() else k: v for k, v in params["species_weights"].items()
-            }
+        for name in _BY_SPECIES:
+            if isinstance(params.get(name), dict):
+                params[name] = {int(k) if k.isdigit() else k: v for k, v in params[name].items()}
         return cls(**params)
 
 
+_BY_SPECIES = ("species_weights", "species_mixing")
+"""Parameters that may be dictionaries with atomic numbers as keys, which JSON does not have."""
+
+
 def _plain(value: Any) -> Any:
-    """NumPy scalars as Python's; dictionaries copied."""
+    """NumPy scalars as Python's; dictionaries and lists copied."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(v) for v in value]
     return value.item() if isinstance(value, np.generic) else value

@@ -11,6 +11,8 @@ from kernelpot.conventions import Float, Int, System, as_float, as_int
 from kernelpot.descriptors import _soap_dscribe, _soap_gradients, _soap_numba, radial
 from kernelpot.descriptors import basis as radial_basis
 from kernelpot.descriptors._harmonics import harmonics
+from kernelpot.descriptors._mixing import mix_tables, radial_mixing
+from kernelpot.descriptors._spline import rows_and_slopes
 from kernelpot.descriptors.radial import Scaling, Smoothing
 
 __all__ = ["BoundSoap", "State"]
@@ -52,6 +54,12 @@ class BoundSoap:
         "off", "crossover", "mu1nu1" or "mu2".
     weight_z : Sequence[float]
         Weight of each species.
+    mixing : Float | None
+        Radial functions of each species that its density is expanded in instead, as combinations
+        of the basis: shape (l_max + 1, n_mixed, n_species, n_max). All species are then summed into
+        one set of coefficients, and ``compression`` does not count.
+    n_contracted : int | None
+        To how many functions a fit is to contract (`contracted`).
 
     Attributes
     ----------
@@ -61,6 +69,10 @@ class BoundSoap:
         Radius of the pair list, angstrom.
     n_features : int
         Length of a feature vector.
+    mixing : Float | None
+        As given.
+    n_contracted : int | None
+        As given.
     """
 
     def __init__(
@@ -77,7 +89,16 @@ class BoundSoap:
         w0: float | None,
         compression: str,
         weight_z: Sequence[float],
+        mixing: Float | None = None,
+        n_contracted: int | None = None,
     ):
+        self._settings = {
+            "species": species, "cutoff": cutoff, "n_max": n_max, "l_max": l_max, "sigma": sigma,
+            "basis": basis, "smoothing": smoothing, "scaling": scaling, "w0": w0,
+            "compression": compression, "weight_z": weight_z, "n_contracted": n_contracted,
+        }  # fmt: skip
+        self.mixing = mixing
+        self.n_contracted = n_contracted
         # dscribe counts neighbours until their Gaussians have decayed to 1e-3 at the cutoff.
         padded = cutoff + sigma * np.sqrt(-2.0 * np.log(1e-3))
         self.species = species
@@ -102,25 +123,43 @@ class BoundSoap:
 
         n_pad = -(-n_max // 4) * 4
         table = radial_basis.tabulate(functions, self.cutoff, n_pad)
-        channel_z, n_channels, blocks, sizes = _layout(compression, len(species), n_max, l_max)
+        n_nodes, values_tkdj = len(table.values), table.values[None]
+        group_z, n_channels, blocks, sizes = _layout(compression, len(species), n_max, l_max)
+        channel_g = np.unique(group_z)
+        scale_q = np.zeros(0)
+        if mixing is not None:
+            values_tkdj = mix_tables(table.values, mixing, n_pad)
+            n_max = mixing.shape[1]
+            n_pad = -(-n_max // 4) * 4
+            _, n_channels, blocks, sizes = _layout("mu2", 1, n_max, l_max)
+            group_z, channel_g = np.arange(len(species)), np.zeros(len(species))
+            # Products of unlike functions stand there once and count twice: so the kernel depends
+            # on the similarity of the species, not on the channels that it is written with.
+            twice = 1 - np.eye(n_max)[np.triu_indices(n_max)]
+            scale_q = np.tile(np.sqrt(1.0 + twice), l_max + 1)
+        values_tkdj = np.ascontiguousarray(values_tkdj)
+        n_tables, size = len(values_tkdj), values_tkdj[0].size
         # A real spherical harmonic of degree 0 is 1 / sqrt(4 pi).
-        self_n = table.values[0, 0, :n_pad] * (w0 / np.sqrt(4.0 * np.pi))
+        self_tn = values_tkdj[:, 0, 0, :n_pad] * (w0 / np.sqrt(4.0 * np.pi))
         self._plan = _soap_numba.Plan(
             n_max=n_max,
             n_pad=n_pad,
             l_max=l_max,
-            table=table.values.ravel(),
+            table=values_tkdj.ravel(),
             row=(l_max + 1) * n_pad,
-            n_nodes=len(table.values),
+            n_nodes=n_nodes,
             inverse_step=1.0 / table.step,
             prefactor_l=np.pi * np.sqrt(8.0 / (2.0 * np.arange(l_max + 1) + 1.0)),
-            channel_z=as_int(channel_z),
+            scale_q=scale_q,
+            group_z=as_int(group_z),
+            channel_g=as_int(channel_g),
+            table_g=as_int(np.arange(len(channel_g)) * size if n_tables > 1 else 0 * channel_g),
             n_channels=n_channels,
             has_sum=compression == "mu1nu1",
             left_k=as_int([left for left, _ in blocks]),
             right_k=as_int([right for _, right in blocks]),
             first_k=as_int(np.concatenate([[0], np.cumsum(sizes)])),
-            self_zn=as_float(self._weight_z[:, None] * self_n),
+            self_zn=as_float(self._weight_z[:, None] * self_tn),
         )
         self._harmonics = harmonics(l_max)
         self.n_features = int(self._plan.first_k[-1])
@@ -137,6 +176,30 @@ class BoundSoap:
             weight_p = self._weight_z[system.species_n[pairs.j_p[p_p]]]
             w_p, dw_p = w_p * weight_p, dw_p * weight_p
         return _soap_numba.Neighbourhoods(start_b, offset_b, r_p, w_p, dw_p)
+
+    @property
+    def functions(self) -> Float:
+        """Radial functions of each species as combinations of the basis, shape
+        (l_max + 1, n, n_species, n_max); n counts those of all channels."""
+        if self.mixing is not None:
+            return self.mixing
+        channels_kz = np.eye(len(self.species))
+        return radial_mixing(channels_kz, self._settings["n_max"], self._settings["l_max"])
+
+    def mixed(self, mixing: Float) -> BoundSoap:
+        """The same with other radial functions of each species.
+
+        Parameters
+        ----------
+        mixing : Float
+            Combinations of the basis, shape (l_max + 1, n_mixed, n_species, n_max).
+
+        Returns
+        -------
+        BoundSoap
+            Another descriptor.
+        """
+        return BoundSoap(**self._settings, mixing=as_float(mixing))
 
     def features(self, system: System, centres_b: Int) -> tuple[Float, State]:
         """Unit feature vectors, and a state that ``vjp`` takes.
@@ -175,6 +238,56 @@ class BoundSoap:
             norm_b,
         )
         return x_bq, State(hoods, c_bi, x_bq, norm_b)
+
+    def density_moments(self, system: System, centres_b: Int) -> tuple[Float, Float]:
+        """Second moments of the density coefficients and of their derivatives.
+
+        Both are sums over centres and over m, the derivatives by all neighbours' positions.
+
+        Parameters
+        ----------
+        system : System
+            Species and pairs of a structure.
+        centres_b : Int
+            Atoms whose densities count.
+
+        Returns
+        -------
+        tuple[Float, Float]
+            Of coefficients and of derivatives, each of shape (l_max + 1, n, n), where n counts the
+            radial functions of all channels.
+        """
+        centres_b = as_int(centres_b)
+        plan, l_max, pairs = self._plan, self._plan.l_max, system.pairs
+        _, state = self.features(system, centres_b)
+        shape = (len(centres_b), plan.n_channels, (l_max + 1) ** 2, plan.n_pad)
+        c_bmkn = state.c_bi.reshape(shape)[..., : plan.n_max].transpose(0, 2, 1, 3)
+        c_bma = c_bmkn.reshape(len(centres_b), (l_max + 1) ** 2, -1)
+
+        hoods = state.hoods
+        _, _, p_p, _ = _soap_numba.gather(pairs.first_n, pairs.r_p, centres_b)
+        group_p = plan.group_z[system.species_n[pairs.j_p[p_p]]]
+        f_pj, df_pj = rows_and_slopes(plan, plan.table_g[group_p], *hoods[2:])
+        f_pln, df_pln = (
+            a.reshape(len(p_p), l_max + 1, plan.n_pad)[..., : plan.n_max] for a in (f_pj, df_pj)
+        )
+        moments = np.zeros((2, l_max + 1, c_bma.shape[2], c_bma.shape[2]))
+        for ell in range(l_max + 1):
+            c_ra = c_bma[:, ell**2 : (ell + 1) ** 2].reshape(-1, c_bma.shape[2])
+            moments[0, ell] = c_ra.T @ c_ra
+            # The table holds f / r^l: the coefficient is f(r) Y_lm, its gradient f' along r and
+            # sqrt(l (l + 1)) f / r across.
+            r_p = hoods.r_p[:, None]
+            across_pn = r_p ** (ell - 1) * f_pln[:, ell]
+            along_pn = r_p**ell * df_pln[:, ell] + ell * across_pn
+            for channel in range(plan.n_channels):
+                mine = plan.channel_g[group_p] == channel
+                block = slice(channel * plan.n_max, (channel + 1) * plan.n_max)
+                moments[1, ell, block, block] = along_pn[mine].T @ along_pn[mine]
+                moments[1, ell, block, block] += (
+                    ell * (ell + 1) * across_pn[mine].T @ across_pn[mine]
+                )
+        return moments[0], moments[1]
 
     def power_spectrum(self, system: System, centres_b: Int) -> Float:
         """Power spectra, not normalised.

@@ -153,6 +153,8 @@ def _vjp_centre(plan, harmonics, species_n, j_p, D_pc, hoods, b, c, x, norm, g, 
     h = np.empty(x.shape[0])
     for q in range(x.shape[0]):
         h[q] = (g[q] - along * x[q]) / norm
+    for q in range(plan.scale_q.shape[0]):
+        h[q] *= plan.scale_q[q]
     dc = np.empty(c.shape[0])
     _power_adjoint(plan, c, h, dc, np.empty(2 * n_pad * n_pad))
     N = np.empty((l_max + 1) * (l_max + 2) // 2 * LANES)
@@ -164,9 +166,9 @@ def _vjp_centre(plan, harmonics, species_n, j_p, D_pc, hoods, b, c, x, norm, g, 
     back = np.empty(4 * LANES)
     xyz = np.empty(3 * LANES)
     chosen = np.empty(n_pairs, np.intp)
-    n_own = plan.n_channels - 1 if plan.has_sum else plan.n_channels
-    for channel in range(n_own):
-        count = select(plan, species_n, j_p, hoods, b, channel, chosen)
+    for group in range(plan.channel_g.shape[0]):
+        count = select(plan, species_n, j_p, hoods, b, group, chosen)
+        channel, table = plan.channel_g[group], plan.table_g[group]
         part = dc[channel * size : (channel + 1) * size]
         for k0 in range(0, count, LANES):
             n_lanes = min(LANES, count - k0)
@@ -177,7 +179,7 @@ def _vjp_centre(plan, harmonics, species_n, j_p, D_pc, hoods, b, c, x, norm, g, 
             for q in range(n_lanes):
                 p = offset + chosen[k0 + q]
                 radial = radial_and_pull(
-                    plan, hoods.r_p[p], hoods.w_p[p], hoods.dw_p[p], V, q * row, f, q
+                    plan, table, hoods.r_p[p], hoods.w_p[p], hoods.dw_p[p], V, q * row, f, q
                 )
                 back[3 * LANES + q] = radial / hoods.r_p[p]
             _by_harmonic(plan, f, part, A)
@@ -275,8 +277,9 @@ def _jacobian_centre(plan, harmonics, species_n, j_p, D_pc, hoods, b, c, x, norm
     xyz = np.empty(3 * LANES)
     chosen = np.empty(n_pairs, np.intp)
     n_blocks = plan.left_k.shape[0]
-    for channel in range(plan.n_channels - 1 if plan.has_sum else plan.n_channels):
-        count = select(plan, species_n, j_p, hoods, b, channel, chosen)
+    for group in range(plan.channel_g.shape[0]):
+        count = select(plan, species_n, j_p, hoods, b, group, chosen)
+        channel, table = plan.channel_g[group], plan.table_g[group]
         for k0 in range(0, count, LANES):
             directions(D_pc, start, chosen, k0, count, xyz)
             x8, y8, z8 = load8(xyz, 0), load8(xyz, LANES), load8(xyz, 2 * LANES)
@@ -296,7 +299,7 @@ def _jacobian_centre(plan, harmonics, species_n, j_p, D_pc, hoods, b, c, x, norm
             for q in range(min(LANES, count - k0)):
                 p = offset + chosen[k0 + q]
                 r = hoods.r_p[p]
-                radial_and_slope(plan, r, hoods.w_p[p], hoods.dw_p[p], f, df, 0)
+                radial_and_slope(plan, table, r, hoods.w_p[p], hoods.dw_p[p], f, df, 0)
                 for ell in range(l_max + 1):
                     for j in range(ell * n_pad, (ell + 1) * n_pad):
                         f[j] *= plan.prefactor_l[ell] / norm
@@ -318,6 +321,8 @@ def _jacobian_centre(plan, harmonics, species_n, j_p, D_pc, hoods, b, c, x, norm
                             )  # fmt: skip
                         else:
                             dp[plan.first_k[k] : plan.first_k[k + 1]] = 0.0
+                    for i in range(plan.scale_q.shape[0]):
+                        dp[i] *= plan.scale_q[i]
                     _project(x, dp, J_pcq[p, d])
 
 

@@ -2,8 +2,10 @@
 
 Axes of scratch arrays: ``lm`` is l^2 + l + m; ``j`` is l n_pad + n (a row of the radial table);
 coefficients are c[channel, lm, n]. A channel is what densities are summed into: one per species,
-or one for all (mu2); mu1nu1 has one more, the sum of the others. The power spectrum consists of
-blocks, each the product of a left and a right channel.
+or one for all (mu2, mixed species); mu1nu1 has one more, the sum of the others. Species of one
+group share channel and radial table: mixed species each have a table of their own, whose functions
+are the weighted ones of all mixtures. The power spectrum consists of blocks, each the product of a
+left and a right channel.
 
 Centres are independent of one another and each is summed in a fixed order, so the results do
 not depend on the number of threads.
@@ -30,18 +32,21 @@ class Plan(NamedTuple):
     n_max: int
     n_pad: int
     l_max: int
-    table: Float  # flat (n_nodes, 3, row)
+    table: Float  # flat (n_tables, n_nodes, 3, row)
     row: int  # (l_max + 1) n_pad
     n_nodes: int
     inverse_step: float
     prefactor_l: Float
-    channel_z: Int  # channel that a species is summed into
+    scale_q: Float  # further factors of the features; empty for none
+    group_z: Int  # group of each species
+    channel_g: Int  # channel that a group is summed into
+    table_g: Int  # where the radial table of a group begins
     n_channels: int  # those, and the one that holds their sum
     has_sum: bool  # mu1nu1: the last channel is the sum of the others
     left_k: Int
     right_k: Int
     first_k: Int  # offsets of the blocks, and their end
-    self_zn: Float  # what the central atom adds to c[channel of z, 0, n]
+    self_zn: Float  # what the central atom adds to c[channel of its group, 0, n]
 
 
 class Neighbourhoods(NamedTuple):
@@ -73,15 +78,15 @@ def gather(first_n, r_p, centres_b):
 
 
 @njit
-def select(plan, species_n, j_p, hoods, b, channel, chosen):
-    """Local numbers of the neighbours with a weight that belong to a channel; their count."""
+def select(plan, species_n, j_p, hoods, b, group, chosen):
+    """Local numbers of the neighbours with a weight that belong to a group; their count."""
     count = 0
     start = hoods.start_b[b]
     offset = hoods.offset_b[b]
     for k in range(hoods.offset_b[b + 1] - offset):
         if hoods.w_p[offset + k] == 0.0 and hoods.dw_p[offset + k] == 0.0:
             continue
-        if plan.channel_z[species_n[j_p[start + k]]] == channel:
+        if plan.group_z[species_n[j_p[start + k]]] == group:
             chosen[count] = k
             count += 1
     return count
@@ -136,12 +141,12 @@ def _densities(plan, harmonics, species_n, j_p, D_pc, centre, hoods, b, c):
     chosen = np.empty(hoods.offset_b[b + 1] - offset, np.intp)
     c[:] = 0.0
     z = species_n[centre]
-    own = plan.channel_z[z] * size
+    own = plan.channel_g[plan.group_z[z]] * size
     for n in range(plan.n_pad):
         c[own + n] = plan.self_zn[z, n]
-    n_own = plan.n_channels - 1 if plan.has_sum else plan.n_channels
-    for channel in range(n_own):
-        count = select(plan, species_n, j_p, hoods, b, channel, chosen)
+    for group in range(plan.channel_g.shape[0]):
+        count = select(plan, species_n, j_p, hoods, b, group, chosen)
+        channel = plan.channel_g[group]
         part = c[channel * size : (channel + 1) * size]
         for k0 in range(0, count, LANES):
             n_lanes = min(LANES, count - k0)
@@ -149,12 +154,12 @@ def _densities(plan, harmonics, species_n, j_p, D_pc, centre, hoods, b, c):
             values(harmonics, load8(xyz, 0), load8(xyz, LANES), load8(xyz, 2 * LANES), N, cs, S)
             for q in range(n_lanes):
                 p = offset + chosen[k0 + q]
-                radial(plan, hoods.r_p[p], hoods.w_p[p], f, q * plan.row)
+                radial(plan, plan.table_g[group], hoods.r_p[p], hoods.w_p[p], f, q * plan.row)
             f[n_lanes * plan.row :] = 0.0
             _density(plan, S, f, part)
     if plan.has_sum:
-        last = n_own * size
-        for channel in range(n_own):
+        last = (plan.n_channels - 1) * size
+        for channel in range(plan.n_channels - 1):
             for i in range(size):
                 c[last + i] += c[channel * size + i]
 
@@ -208,6 +213,8 @@ def features(plan, harmonics, species_n, j_p, D_pc, centres_b, hoods, c_bi, x_bq
         _densities(plan, harmonics, species_n, j_p, D_pc, centres_b[b], hoods, b, c_bi[b])
         x = x_bq[b]
         _power(plan, c_bi[b], x, np.empty(plan.n_pad * plan.n_pad))
+        for q in range(plan.scale_q.shape[0]):
+            x[q] *= plan.scale_q[q]
         square = 0.0
         for q in range(x.shape[0]):
             square += x[q] * x[q]

@@ -6,10 +6,12 @@ both ends of the interval), with the weight of the neighbour folded into six num
 
 from __future__ import annotations
 
+import numpy as np
+
 from kernelpot._jit import njit
 from kernelpot._lanes import LANES, fill4, lane, load4, store
 
-__all__ = ["radial", "radial_and_pull", "radial_and_slope"]
+__all__ = ["radial", "radial_and_pull", "radial_and_slope", "rows_and_slopes"]
 
 
 @njit
@@ -62,15 +64,15 @@ def _weighted(plan, r, w, dw):
 
 
 @njit
-def radial(plan, r, w, f, i):
-    """Write w f_nl(r) to f[i : i + row]."""
+def radial(plan, first, r, w, f, i):
+    """Write w f_nl(r) of the table that begins at ``first`` to f[i : i + row]."""
     u = r * plan.inverse_step
     k = min(int(u), plan.n_nodes - 2)
     h = _hermite(u - k)
     h0, h1, h2, h3, h4, h5 = w * h[0], w * h[1], w * h[2], w * h[3], w * h[4], w * h[5]
     T, row = plan.table, plan.row
     for j in range(0, row, 4):
-        a = k * 3 * row + j
+        a = first + k * 3 * row + j
         v = h0 * load4(T, a) + h1 * load4(T, a + row) + h2 * load4(T, a + 2 * row)
         a += 3 * row
         v = v + h3 * load4(T, a) + h4 * load4(T, a + row) + h5 * load4(T, a + 2 * row)
@@ -78,14 +80,14 @@ def radial(plan, r, w, f, i):
 
 
 @njit
-def radial_and_slope(plan, r, w, dw, f, df, i):
+def radial_and_slope(plan, first, r, w, dw, f, df, i):
     """Write w f_nl and its derivative by r to rows of f and df."""
     k, h, d = _weighted(plan, r, w, dw)
     h0, h1, h2, h3, h4, h5 = h
     d0, d1, d2, d3, d4, d5 = d
     T, row = plan.table, plan.row
     for j in range(0, row, 4):
-        a = k * 3 * row + j
+        a = first + k * 3 * row + j
         t0, t1, t2 = load4(T, a), load4(T, a + row), load4(T, a + 2 * row)
         a += 3 * row
         t3, t4, t5 = load4(T, a), load4(T, a + row), load4(T, a + 2 * row)
@@ -94,7 +96,16 @@ def radial_and_slope(plan, r, w, dw, f, df, i):
 
 
 @njit
-def radial_and_pull(plan, r, w, dw, V, i, f, q):
+def rows_and_slopes(plan, first_p, r_p, w_p, dw_p):
+    """``radial_and_slope`` of many neighbours, each of the table that begins at ``first_p``."""
+    f_pj, df_pj = np.empty((len(r_p), plan.row)), np.empty((len(r_p), plan.row))
+    for p in range(len(r_p)):
+        radial_and_slope(plan, first_p[p], r_p[p], w_p[p], dw_p[p], f_pj[p], df_pj[p], 0)
+    return f_pj, df_pj
+
+
+@njit
+def radial_and_pull(plan, first, r, w, dw, V, i, f, q):
     """Write w f_nl(r) to f[l n, q]; return sum_ln V[l n] d(w f_nl)/dr."""
     k, h, d = _weighted(plan, r, w, dw)
     h0, h1, h2, h3, h4, h5 = h
@@ -102,7 +113,7 @@ def radial_and_pull(plan, r, w, dw, V, i, f, q):
     T, row = plan.table, plan.row
     total = fill4(0.0)
     for j in range(0, row, 4):
-        a = k * 3 * row + j
+        a = first + k * 3 * row + j
         t0, t1, t2 = load4(T, a), load4(T, a + row), load4(T, a + 2 * row)
         a += 3 * row
         t3, t4, t5 = load4(T, a), load4(T, a + row), load4(T, a + 2 * row)

@@ -18,6 +18,7 @@ from ase.data import chemical_symbols
 
 from kernelpot.conventions import Float, System, as_int
 from kernelpot.descriptors import _soap_dscribe
+from kernelpot.descriptors._mixing import channels_of, radial_mixing
 from kernelpot.descriptors._parameters import Parameters
 from kernelpot.descriptors._soap_bound import BoundSoap
 from kernelpot.descriptors._species import ascending, atomic_number
@@ -82,6 +83,15 @@ class Soap(Parameters):
         "off", "crossover" (no products of unlike species), "mu1nu1" or "mu2".
     species_weights : dict[str | int, float] | None
         Weight of each species' density, by symbol or atomic number; None is 1 for all.
+    species_mixing : float | dict[str | int, list[float]] | None
+        How alike the species are. A number is the similarity of any two of them, from 0 (unlike,
+        as None) to 1 (the same); a dict gives the weights of each species in every channel that
+        densities are summed into. Fewer channels than species make a shorter power spectrum.
+    n_contracted : int | None
+        Radial functions of all channels are combined to this many for each degree, by the
+        principal components of the density in the training structures, in every fit: shorter power
+        spectra, for many species or many radial functions (Goscinski, Musil, Pozdnyakov, Nigam and
+        Ceriotti, J. Chem. Phys. 155, 104106 (2021)). None keeps all.
     engine : str
         "numba" or "auto": this library's code. "dscribe": values by dscribe, for comparison.
     """
@@ -99,6 +109,8 @@ class Soap(Parameters):
         weighting: dict[str, Any] | None = None,
         compression: str = "off",
         species_weights: dict[str | int, float] | None = None,
+        species_mixing: float | dict[str | int, list[float]] | None = None,
+        n_contracted: int | None = None,
         engine: str = "auto",
     ):
         self.cutoff = cutoff
@@ -111,6 +123,8 @@ class Soap(Parameters):
         self.weighting = weighting
         self.compression = compression
         self.species_weights = species_weights
+        self.species_mixing = species_mixing
+        self.n_contracted = n_contracted
         self.engine = engine
 
     def validate(self) -> None:
@@ -125,7 +139,10 @@ class Soap(Parameters):
             value = getattr(self, name)
             if not _is_real(value) or not (value > 0.0 and math.isfinite(value)):
                 raise ValueError(f"Soap: {name} must be a positive length in A, got {value!r}")
-        for name, low, high in (("n_max", 1, 64), ("l_max", 0, 20)):
+        limits = [("n_max", 1, 64), ("l_max", 0, 20)]
+        if self.n_contracted is not None:
+            limits.append(("n_contracted", 1, 64))
+        for name, low, high in limits:
             value = getattr(self, name)
             whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
             if not whole or not low <= value <= high:
@@ -136,6 +153,12 @@ class Soap(Parameters):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"Soap: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        for name in ("species_mixing", "n_contracted"):
+            if getattr(self, name) is not None and self.compression != "off":
+                raise ValueError(
+                    f"Soap: {name} and compression={self.compression!r} both say how channels are "
+                    "combined; give one of them"
                 )
         if self.basis == "gto" and self.cutoff <= 1.0:
             raise ValueError(
@@ -210,6 +233,10 @@ class Soap(Parameters):
             )
         species = ascending("Soap", species)
         smoothing, scaling, w0 = self._weights()
+        mixing = None
+        if self.species_mixing is not None:
+            channels_kz = channels_of(self.species_mixing, species)
+            mixing = radial_mixing(channels_kz, int(self.n_max), int(self.l_max))
         return BoundSoap(
             species=species,
             cutoff=float(self.cutoff),
@@ -222,6 +249,8 @@ class Soap(Parameters):
             w0=w0,
             compression=self.compression,
             weight_z=list(self._species_weights(species).values()),
+            mixing=mixing,
+            n_contracted=self.n_contracted,
         )
 
     def create(self, atoms: Atoms, species: Iterable[int | str] | None = None) -> Float:
@@ -253,6 +282,8 @@ class Soap(Parameters):
                 f"Soap: the structure has {', '.join(chemical_symbols[z] for z in strange)}, the "
                 f"descriptor knows {', '.join(chemical_symbols[z] for z in species)}"
             )
+        if self.engine == "dscribe" and self.species_mixing is not None:
+            raise ValueError("Soap: dscribe does not mix species; take engine='numba'")
         if self.engine == "dscribe":
             return _soap_dscribe.create(atoms, species, **self._dscribe_settings(species))
         bound = self.bind(species)
