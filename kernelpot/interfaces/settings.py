@@ -217,9 +217,7 @@ def fit_automatically(
     settings: FitSettings,
     images: list[Any],
     progress: Callable[[str, int, int], None] | None,
-    *,
-    time_budget: float,
-    cost: float | None,
+    **budget: float,
 ) -> KernelPotential:
     """Fit with `KernelPotential.auto`; settings of what it chooses must be left alone.
 
@@ -231,10 +229,8 @@ def fit_automatically(
         Labelled structures.
     progress : Callable[[str, int, int], None] | None
         Handed to the model.
-    time_budget : float
-        Seconds.
-    cost : float | None
-        Most that a prediction may cost, us/atom.
+    **budget : float
+        ``time_budget`` and ``cost`` of `KernelPotential.auto`, where they are given.
 
     Returns
     -------
@@ -258,7 +254,7 @@ def fit_automatically(
     parameters = model.get_params(deep=False)
     for name in ("descriptor", *_CHOSEN):
         del parameters[name]
-    return KernelPotential.auto(images, time_budget=time_budget, cost=cost, **parameters)
+    return KernelPotential.auto(images, **budget, **parameters)
 
 
 def _refuse_ambiguous(section: str, values: Mapping[str, Any], tables: Any) -> None:
