@@ -1,7 +1,5 @@
 """Sums of Gaussian processes with linear terms: pair splines, their fit, comparison of models."""
 
-import inspect
-
 import numpy as np
 import pytest
 from ase import Atoms
@@ -21,7 +19,6 @@ from kernelpot.gp.triangles import RowReducer, empty_triangle
 from kernelpot.gp.whitening import whiten_blocks
 from kernelpot.hyperparameters import folds_of
 from kernelpot.neighbours import find_pairs
-from kernelpot.options import _LINEAR, check_options
 from kernelpot.prediction import collapse
 from kernelpot.testing import check_descriptor, check_potential
 
@@ -259,7 +256,7 @@ def test_a_linear_model_collapses_to_one_vector(sum_model, emt_images):
 
 def options_of(descriptor, **parameters):
     model = KernelPotential(descriptor, **parameters)
-    return check_options(model.get_params(deep=False)).components
+    return model._options().components
 
 
 def test_linear_descriptors_settle_their_parameters():
@@ -279,12 +276,6 @@ def test_linear_descriptors_settle_their_parameters():
         options_of(PairSplines(), basis="full")
     with pytest.raises(ValueError, match="zeta must be 1 for PairSplines"):
         options_of([Soap(), PairSplines()], zeta=[4, 4])
-
-
-def test_defaults_that_a_linear_descriptor_overlooks_are_those_of_the_class():
-    signature = inspect.signature(KernelPotential).parameters
-    for name, (_, default) in _LINEAR.items():
-        assert signature[name].default == default
 
 
 # ------------------------------------------------------- evidence and left-out structures
@@ -321,7 +312,7 @@ def test_left_out_errors_are_those_of_fits_without_the_fold(with_free_atoms):
     terms = PairSplines(cutoff=4.5, n_splines=24)
     model = KernelPotential(terms, **parameters).fit(with_free_atoms)
     structures = structures_from_atoms(with_free_atoms)
-    never, *folds = folds_of(structures, {16, 17}, check_options(model.get_params(deep=False)))
+    never, *folds = folds_of(structures, {16, 17}, model._options())
     assert never.tolist() == [16, 17]
     squares = {"energy": [], "forces": [], "stress": []}
     for fold in folds:

@@ -15,7 +15,8 @@ from kernelpot.descriptors.pairs import PairSplines
 from kernelpot.descriptors.soap import Soap
 from kernelpot.interfaces.settings_errors import explain, place_of
 from kernelpot.interfaces.settings_example import example
-from kernelpot.interfaces.settings_schema import LABEL_KEYS, LAYOUT, OWN, SETTLED, FitSettings
+from kernelpot.interfaces.settings_schema import LABEL_KEYS, LAYOUT, OWN, FitSettings
+from kernelpot.options import SETTLED
 from kernelpot.potential import KernelPotential
 
 if sys.version_info >= (3, 11):
