@@ -10,7 +10,9 @@ import numpy as np
 from kernelpot.conventions import Float, LabelSet
 from kernelpot.gp.covariances import K_mm
 from kernelpot.gp.nuisance import put_in_front, without_front
-from kernelpot.gp.solvers import Posterior, Triangle, Whitening, posterior, whiten_blocks
+from kernelpot.gp.solvers import Posterior, posterior
+from kernelpot.gp.triangles import Triangle
+from kernelpot.gp.whitening import Whitening, whiten_blocks
 from kernelpot.label_rows import Known
 from kernelpot.options import effective_noise
 from kernelpot.rows import Component

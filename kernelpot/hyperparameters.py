@@ -13,7 +13,8 @@ from kernelpot.conventions import LABEL_KINDS, Int, LabelSet, as_int
 from kernelpot.data import Structure
 from kernelpot.gp.crossvalidation import fold_errors, minimise
 from kernelpot.gp.evidence import DELTA_RANGE, Gram, add_grams, gram, maximise, no_gram
-from kernelpot.gp.solvers import Triangle, Whitening
+from kernelpot.gp.triangles import Triangle
+from kernelpot.gp.whitening import Whitening
 from kernelpot.options import NOISE_RANGE, Options
 from kernelpot.rows import Component
 

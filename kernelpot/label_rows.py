@@ -16,7 +16,7 @@ from kernelpot.conventions import (
     as_int,
 )
 from kernelpot.data import Structure
-from kernelpot.gp.solvers import RowReducer, Triangle, empty_triangle
+from kernelpot.gp.triangles import RowReducer, Triangle, empty_triangle
 from kernelpot.rows import Component, structure_rows
 from kernelpot.selection import system_of
 from kernelpot.sources import SourceShifts

@@ -14,7 +14,7 @@ from kernelpot.descriptors.projected import ProjectedDescriptor
 from kernelpot.descriptors.protocol import BoundDescriptor, Descriptor
 from kernelpot.fitted import Fitted, no_posterior, solve
 from kernelpot.gp.inducing import Inducing
-from kernelpot.gp.solvers import Triangle
+from kernelpot.gp.triangles import Triangle
 from kernelpot.rows import Component
 from kernelpot.sources import SourceShifts
 from kernelpot.terms.composition import CompositionBaseline

@@ -16,8 +16,10 @@ from kernelpot.gp.inducing import SELECTORS, Selector
 from kernelpot.gp.kernels import check_zeta
 
 __all__ = [
+    "BASES",
     "NOISE_RANGE",
     "ROBUST_THRESHOLD",
+    "SETTLED",
     "ComponentOptions",
     "Options",
     "check_options",
@@ -30,6 +32,8 @@ NOISE_RANGE = {"energy": (1e-6, 1.0), "forces": (1e-6, 10.0), "stress": (1e-7, 1
 BASES = ("sparse", "full")
 ROBUST_THRESHOLD = 6.0
 """Sigmas beyond which labels are doubted where nothing else is said."""
+SETTLED = {"zeta": 1, "n_tangents": 0}
+"""What a linear descriptor settles: its features are its inducing variables."""
 
 
 class ComponentOptions(NamedTuple):
@@ -60,13 +64,15 @@ class Options(NamedTuple):
     random_state: int | None
 
 
-def check_options(parameters: dict[str, Any]) -> Options:
+def check_options(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> Options:
     """Settings of a fit from the parameters of the estimator.
 
     Parameters
     ----------
-    parameters : dict[str, Any]
+    parameters : Mapping[str, Any]
         Of `KernelPotential`, by name.
+    defaults : Mapping[str, Any]
+        What they are where nothing is given.
 
     Returns
     -------
@@ -87,7 +93,7 @@ def check_options(parameters: dict[str, Any]) -> Options:
         name: _one_each(name, parameters[name], len(descriptors))
         for name in ("zeta", "delta", "n_environments", "n_tangents")
     }
-    _settle_linear(descriptors, parameters, shared)
+    _settle_linear(descriptors, parameters, defaults, shared)
     components = tuple(
         _component(descriptor, *(values[c] for values in shared.values()))
         for c, descriptor in enumerate(descriptors)
@@ -194,20 +200,19 @@ def _one_each(name: str, value: Any, n_descriptors: int) -> list[Any]:
     return list(value)
 
 
-_LINEAR = {"zeta": (1, 4), "n_tangents": (0, 16)}
-"""What a linear descriptor settles, and what `KernelPotential` has where nothing is given."""
-
-
 def _settle_linear(
-    descriptors: Sequence[Descriptor], parameters: dict[str, Any], shared: dict[str, list[Any]]
+    descriptors: Sequence[Descriptor],
+    parameters: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    shared: dict[str, list[Any]],
 ) -> None:
     """Fill in what linear descriptors settle: a value for them alone must not say otherwise."""
     linear_g = [is_linear(descriptor) for descriptor in descriptors]
     for c in np.flatnonzero(linear_g):
-        for name, (settled, default) in _LINEAR.items():
+        for name, settled in SETTLED.items():
             given, listed = shared[name][c], isinstance(parameters[name], (list, tuple))
             # A single value speaks of those that are not linear, if there are any.
-            explicit = listed or (all(linear_g) and given != default)
+            explicit = listed or (all(linear_g) and given != defaults[name])
             if explicit and given not in (settled, None):
                 raise ValueError(
                     f"{name} must be {settled} for {type(descriptors[c]).__name__}, which is "

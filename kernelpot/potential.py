@@ -18,7 +18,7 @@ from kernelpot.descriptors.protocol import Descriptor
 from kernelpot.fitted_potential import FittedPotential
 from kernelpot.gp.inducing import Selector
 from kernelpot.model_state import unpack
-from kernelpot.options import check_options
+from kernelpot.options import Options, check_options
 from kernelpot.robust import fit_robustly
 from kernelpot.summary import summarise
 
@@ -281,7 +281,7 @@ class KernelPotential(FittedPotential, BaseEstimator):
         ValueError
             If a parameter or a structure is not valid; the message names it.
         """
-        options = check_options(self.get_params(deep=False))
+        options = self._options()
         structures = self._structures(images, labels="required")
         fitted, doubts = fit_robustly(structures, options, self.progress)
         # Assigned last: an interrupted or failed fit leaves an earlier one as it was.
@@ -318,7 +318,7 @@ class KernelPotential(FittedPotential, BaseEstimator):
         fitted = training.update(self.fitted_, structures, self.progress)
         earlier = self.training_summary_
         self._adopt(fitted)
-        options = check_options(self.get_params(deep=False))
+        options = self._options()
         summary = summarise(structures, self._evaluate, fitted, options, None)
         summary["n_structures"] += earlier["n_structures"]
         summary["n_labels"] = {
@@ -328,6 +328,11 @@ class KernelPotential(FittedPotential, BaseEstimator):
         summary["data_hash"] = [*np.atleast_1d(earlier["data_hash"]).tolist(), summary["data_hash"]]
         self.training_summary_ = summary
         return self
+
+    def _options(self) -> Options:
+        """The parameters, checked."""
+        untouched = KernelPotential()
+        return check_options(self.get_params(deep=False), untouched.get_params(deep=False))
 
 
 def load(path: str | PathLike[str]) -> KernelPotential:

@@ -9,7 +9,9 @@ import numpy as np
 
 from kernelpot.conventions import Float, LabelSet
 from kernelpot.data_checks import DataWarning
-from kernelpot.gp.solvers import Posterior, Triangle, Whitening, posterior
+from kernelpot.gp.solvers import Posterior, posterior
+from kernelpot.gp.triangles import Triangle
+from kernelpot.gp.whitening import Whitening
 
 __all__ = ["check_stress"]
 

@@ -26,10 +26,7 @@ from kernelpot.fitted import (
 from kernelpot.full_basis import fit_full_basis
 from kernelpot.gp.evidence import Gram, gram
 from kernelpot.gp.nuisance import put_in_front
-from kernelpot.gp.solvers import (
-    Triangle,
-    join_triangles,
-)
+from kernelpot.gp.triangles import Triangle, join_triangles
 from kernelpot.hyperparameters import (
     COARSE,
     choose_hyperparameters,

@@ -180,6 +180,13 @@ def test_fit_auto_says_what_it_tried(folder):
     assert not (folder / "no.kpot").exists()
 
 
+@pytest.mark.parametrize(("option", "parameter"), [("--time", "time_budget"), ("--cost", "cost")])
+def test_budgets_of_auto_are_positive(folder, option, parameter):
+    # A time of 0 was taken for the default of half an hour.
+    line = fails_with("fit", folder / "train.xyz", "--auto", option, 0, "-o", folder / "no.kpot")
+    assert f"{parameter} must be positive; got 0.0" in line
+
+
 def test_fit_prints_an_example(folder):
     result = call("fit", "--example")
     assert result.exit_code == 0

@@ -110,11 +110,35 @@ def test_api_page_has_every_public_name():
     assert not missing
 
 
-def test_change_log_begins_with_this_version():
+def test_design_page_names_every_module():
+    page = (DOCS / "design.md").read_text(encoding="utf-8")
+    table = page.split("\n## ")[1]
+    assert table.startswith("The rooms")
+    named = set(re.findall(r"`(\w+(?:\.py|/))`", table))
+    package = ROOT / "kernelpot"
+    rooms = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    rooms |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    rooms |= {path.name for path in package.glob("interfaces/*.py")} - {"__init__.py"}
+    assert sorted(rooms - named) == []
+    assert sorted(named - rooms - {path.name for path in package.glob("*/*.py")}) == []
+
+
+def test_design_page_has_the_layers_of_the_contract():
+    page = (DOCS / "design.md").read_text(encoding="utf-8")
+    block = re.search(r"^```text\n(.*?)^```$", page, re.M | re.S).group(1)
+    layers = setup_cfg()["importlinter:contract:layers"]["layers"]
+    assert block.strip() == layers.strip().replace(" : ", ", ")
+
+
+def setup_cfg():
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg", encoding="utf-8")
+    return settings
+
+
+def test_change_log_begins_with_this_version():
     headings = re.findall(r"^## (\S+)", (DOCS / "changes.md").read_text(encoding="utf-8"), re.M)
-    assert headings[0] == settings["metadata"]["version"]
+    assert headings[0] == setup_cfg()["metadata"]["version"]
 
 
 @pytest.mark.parametrize(

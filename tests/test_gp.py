@@ -8,6 +8,8 @@ from numpy.testing import assert_allclose
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from kernelpot.gp import SparseGPRegressor, covariances, evidence, inducing, kernels, solvers
+from kernelpot.gp.triangles import RowReducer, empty_triangle
+from kernelpot.gp.whitening import whiten_blocks
 from tests.naive import gp as naive
 
 
@@ -207,7 +209,7 @@ def test_streaming_reduction_keeps_the_normal_equations(seed, n_rows, n_columns,
     # number of rows once lost the row of an isolated atom.
     A *= rng.random((n_rows, 1)) < np.where(np.arange(n_columns) < n_columns // 2, 0.3, 0.9)
     sigma = rng.uniform(0.1, 2.0, n_rows)
-    reducer = solvers.RowReducer(solvers.empty_triangle(n_columns), n_buffer)
+    reducer = RowReducer(empty_triangle(n_columns), n_buffer)
     cut = int(rng.integers(0, n_rows + 1))
     reducer.add(A[:cut], y[:cut], sigma[:cut])
     reducer.add(A[cut:], y[cut:], sigma[cut:])
@@ -225,9 +227,9 @@ def test_streaming_reduction_keeps_the_normal_equations(seed, n_rows, n_columns,
 def test_a_reduction_goes_on_from_a_triangle():
     rng = np.random.default_rng(0)
     A, y, sigma = rng.standard_normal((50, 12)), rng.standard_normal(50), np.ones(50)
-    triangle = solvers.empty_triangle(12)
+    triangle = empty_triangle(12)
     for rows in (slice(0, 7), slice(7, 50)):
-        reducer = solvers.RowReducer(triangle)
+        reducer = RowReducer(triangle)
         reducer.add(A[rows], y[rows], sigma[rows])
         triangle = reducer.finish()
     full = np.column_stack([A, y])
@@ -240,7 +242,7 @@ def test_whitening_drops_dependent_variables_and_keeps_the_span():
     base = rng.standard_normal((6, 4))
     K = base @ base.T  # rank 4
     other = np.eye(3)
-    whitening = solvers.whiten_blocks([K, np.zeros((0, 0)), other], 1e-10)
+    whitening = whiten_blocks([K, np.zeros((0, 0)), other], 1e-10)
     assert whitening.n_whitened == 7
     assert whitening.n_raw == 9
     full = np.zeros((9, 9))
@@ -263,10 +265,10 @@ def test_posterior_equals_dense_algebra(delta):
     K_sm = covariances.K_bm(x_sq @ group.Z_mq.T, group, 3)
     triangles = []
     for rows in (slice(0, 10), slice(10, 40)):
-        reducer = solvers.RowReducer(solvers.empty_triangle(len(K_mm)))
+        reducer = RowReducer(empty_triangle(len(K_mm)))
         reducer.add(K_rm[rows], y[rows], sigma[rows])
         triangles.append(reducer.finish())
-    whitening = solvers.whiten_blocks([K_mm], 1e-12)
+    whitening = whiten_blocks([K_mm], 1e-12)
     found = solvers.posterior(triangles, whitening, [delta])
     mean, variance, evidence = naive.dtc(K_mm, K_rm, y, sigma, delta, K_sm, np.ones(5))
     assert_allclose(K_sm @ found.weights(), mean, atol=1e-8)
@@ -282,9 +284,9 @@ def test_with_every_sample_inducing_the_posterior_is_the_exact_one():
     K = (x @ x.T) ** 3
     new = unit(rng, 4, 6)
     K_sm = (new @ x.T) ** 3
-    reducer = solvers.RowReducer(solvers.empty_triangle(25))
+    reducer = RowReducer(empty_triangle(25))
     reducer.add(K, y, sigma)
-    whitening = solvers.whiten_blocks([covariances.K_mm(group, 3)], 1e-13)
+    whitening = whiten_blocks([covariances.K_mm(group, 3)], 1e-13)
     found = solvers.posterior([reducer.finish()], whitening, [1.0])
     C, alpha, evidence = naive.gaussian_process(K, y, sigma)
     assert_allclose(K_sm @ found.weights(), K_sm @ alpha, atol=1e-8)
@@ -298,10 +300,10 @@ def test_evidence_finds_the_amplitude_of_the_prior():
     x = unit(rng, 60, 4)
     group = inducing.join(x[:20], [np.zeros((0, 4))] * 20)
     K_rm = covariances.K_bm(x @ group.Z_mq.T, group, 4)
-    whitening = solvers.whiten_blocks([covariances.K_mm(group, 4)], 1e-10)
+    whitening = whiten_blocks([covariances.K_mm(group, 4)], 1e-10)
     phi = whitening.whiten(K_rm)
     y = 30.0 * phi @ rng.standard_normal(phi.shape[1]) + 0.01 * rng.standard_normal(60)
-    reducer = solvers.RowReducer(solvers.empty_triangle(20))
+    reducer = RowReducer(empty_triangle(20))
     reducer.add(K_rm, y, np.full(60, 0.01))
     triangle = reducer.finish()
     best = evidence.maximise(

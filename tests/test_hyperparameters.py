@@ -6,6 +6,8 @@ from numpy.testing import assert_allclose
 
 from kernelpot import KernelPotential, Soap, load
 from kernelpot.gp import crossvalidation, evidence, solvers
+from kernelpot.gp.triangles import RowReducer, empty_triangle, join_triangles
+from kernelpot.gp.whitening import whiten_blocks
 
 DELTA, NOISE = np.array([2.0, 0.7]), np.array([1.3, 0.6])
 COUNTS, SIGMAS = (20, 90), (0.1, 0.5)
@@ -16,7 +18,7 @@ def problem(seed=0, n_folds=4):
     """Rows of two kinds of labels, in folds, of a sum of two components."""
     rng = np.random.default_rng(seed)
     blocks = [(lambda root: root @ root.T)(rng.standard_normal((M // 2, M // 2))) for _ in range(2)]
-    whitening = solvers.whiten_blocks(blocks, 1e-12)
+    whitening = whiten_blocks(blocks, 1e-12)
     K_mm = np.zeros((M, M))
     K_mm[: M // 2, : M // 2], K_mm[M // 2 :, M // 2 :] = blocks
     truth = rng.standard_normal(M)
@@ -33,7 +35,7 @@ def problem(seed=0, n_folds=4):
 
 
 def triangle(A, y, sigma):
-    reducer = solvers.RowReducer(solvers.empty_triangle(A.shape[1]))
+    reducer = RowReducer(empty_triangle(A.shape[1]))
     reducer.add(A, y, np.full(len(y), sigma))
     return reducer.finish()
 
@@ -50,10 +52,10 @@ def grams_of(whitening, rows):
 def test_joined_triangles_are_the_triangle_of_all_rows():
     whitening, _, rows = problem()
     parts = [triangle(*fold[1]) for fold in rows]
-    few = solvers.empty_triangle(M)
+    few = empty_triangle(M)
     joined = few
     for part in [*parts, triangle(*(part[:3] for part in rows[0][0][:2]), 0.1)]:
-        joined = solvers.join_triangles(joined, part)
+        joined = join_triangles(joined, part)
     A = np.vstack([np.column_stack([a, y]) / s for (_, (a, y, s)) in rows])
     extra = np.column_stack([rows[0][0][0][:3], rows[0][0][1][:3]]) / 0.1
     A = np.vstack([A, extra])

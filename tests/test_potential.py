@@ -16,7 +16,7 @@ from kernelpot import KernelPotential, Soap, load, prediction, rows, training
 from kernelpot.data import LabelKeys, Noise, structures_from_atoms
 from kernelpot.data_checks import DataError, DataWarning
 from kernelpot.gp.inducing import SELECTORS
-from kernelpot.gp.solvers import empty_triangle
+from kernelpot.gp.triangles import empty_triangle
 from kernelpot.model_file import ModelFileError
 from kernelpot.rows import species_blocks
 from kernelpot.selection import system_of

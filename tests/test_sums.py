@@ -1,7 +1,5 @@
 """Sums of Gaussian processes with linear terms: pair splines, their fit, comparison of models."""
 
-import inspect
-
 import numpy as np
 import pytest
 from ase import Atoms
@@ -17,9 +15,10 @@ from kernelpot.conventions import System, as_int
 from kernelpot.data import structures_from_atoms
 from kernelpot.descriptors import pairs as module
 from kernelpot.gp import solvers
+from kernelpot.gp.triangles import RowReducer, empty_triangle
+from kernelpot.gp.whitening import whiten_blocks
 from kernelpot.hyperparameters import folds_of
 from kernelpot.neighbours import find_pairs
-from kernelpot.options import _LINEAR, check_options
 from kernelpot.prediction import collapse
 from kernelpot.testing import check_descriptor, check_potential
 
@@ -257,7 +256,7 @@ def test_a_linear_model_collapses_to_one_vector(sum_model, emt_images):
 
 def options_of(descriptor, **parameters):
     model = KernelPotential(descriptor, **parameters)
-    return check_options(model.get_params(deep=False)).components
+    return model._options().components
 
 
 def test_linear_descriptors_settle_their_parameters():
@@ -279,21 +278,15 @@ def test_linear_descriptors_settle_their_parameters():
         options_of([Soap(), PairSplines()], zeta=[4, 4])
 
 
-def test_defaults_that_a_linear_descriptor_overlooks_are_those_of_the_class():
-    signature = inspect.signature(KernelPotential).parameters
-    for name, (_, default) in _LINEAR.items():
-        assert signature[name].default == default
-
-
 # ------------------------------------------------------- evidence and left-out structures
 
 
 def test_the_two_terms_of_the_evidence():
     rng = np.random.default_rng(3)
     A, y, sigma = rng.standard_normal((30, 8)), rng.standard_normal(30), rng.uniform(0.2, 1, 30)
-    reducer = solvers.RowReducer(solvers.empty_triangle(8))
+    reducer = RowReducer(empty_triangle(8))
     reducer.add(A, y, sigma)
-    whitening = solvers.whiten_blocks([np.eye(8)], 1e-12)
+    whitening = whiten_blocks([np.eye(8)], 1e-12)
     found = solvers.posterior([reducer.finish()], whitening, [1.7], [1.3])
     C = 1.7**2 * A @ A.T + np.diag((1.3 * sigma) ** 2)
     assert_allclose(found.data_fit, -0.5 * y @ np.linalg.solve(C, y), rtol=1e-10)
@@ -304,7 +297,7 @@ def test_the_two_terms_of_the_evidence():
 def test_linear_blocks_stay_whole_in_the_search_of_hyperparameters():
     rng = np.random.default_rng(0)
     root = rng.standard_normal((30, 30))
-    whitening = solvers.whiten_blocks([root @ root.T, np.eye(10)], 1e-12)
+    whitening = whiten_blocks([root @ root.T, np.eye(10)], 1e-12)
     small = whitening.leading(20, [False, True])
     assert [len(block.pivots_k) for block in small.blocks] == [10, 10]
     # The others keep a quarter of what was asked for.
@@ -319,7 +312,7 @@ def test_left_out_errors_are_those_of_fits_without_the_fold(with_free_atoms):
     terms = PairSplines(cutoff=4.5, n_splines=24)
     model = KernelPotential(terms, **parameters).fit(with_free_atoms)
     structures = structures_from_atoms(with_free_atoms)
-    never, *folds = folds_of(structures, {16, 17}, check_options(model.get_params(deep=False)))
+    never, *folds = folds_of(structures, {16, 17}, model._options())
     assert never.tolist() == [16, 17]
     squares = {"energy": [], "forces": [], "stress": []}
     for fold in folds:

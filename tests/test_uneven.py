@@ -15,6 +15,8 @@ from kernelpot import KernelPotential, Soap, load
 from kernelpot.data import DataError, structures_from_atoms
 from kernelpot.gp import nuisance, solvers
 from kernelpot.gp.leave_out import leave_block_out
+from kernelpot.gp.triangles import RowReducer, empty_triangle
+from kernelpot.gp.whitening import whiten_blocks
 from kernelpot.interfaces import cli
 from kernelpot.report import compare_model
 from kernelpot.terms.composition import fit_composition
@@ -245,10 +247,10 @@ def test_variables_in_front_are_marginalised():
     rng = np.random.default_rng(0)
     root = rng.standard_normal((5, 5))
     K_mm = root @ root.T
-    own = solvers.whiten_blocks([K_mm], 1e-12)
+    own = whiten_blocks([K_mm], 1e-12)
     both = nuisance.put_in_front(2, own)
     A = np.hstack([rng.standard_normal((30, 2)), rng.standard_normal((30, 5)) @ K_mm])
-    reducer = solvers.RowReducer(solvers.empty_triangle(7))
+    reducer = RowReducer(empty_triangle(7))
     y, sigma = rng.standard_normal(30), np.full(30, 0.1)
     reducer.add(A[:20], y[:20], sigma[:20])
     reducer.add(A[20:, 2:], y[20:], sigma[20:])  # nothing of the two in front
@@ -287,10 +289,10 @@ def naive_leave_block_out(phi, y, block, delta_k):
 def test_leave_block_out_is_a_fit_without_the_block(n_block):
     rng = np.random.default_rng(n_block)
     root = rng.standard_normal((12, 12))
-    whitening = solvers.whiten_blocks([root @ root.T], 1e-12)
+    whitening = whiten_blocks([root @ root.T], 1e-12)
     K_rm = rng.standard_normal((30, 12)) @ root @ root.T
     y = rng.standard_normal(30)
-    reducer = solvers.RowReducer(solvers.empty_triangle(12))
+    reducer = RowReducer(empty_triangle(12))
     reducer.add(K_rm, y, np.full(30, 0.5))
     solved = solvers.posterior([reducer.finish()], whitening, [0.7])
     phi = whitening.whiten(K_rm) / 0.5
@@ -302,8 +304,8 @@ def test_leave_block_out_is_a_fit_without_the_block(n_block):
 
 
 def test_leave_block_out_refuses_rows_that_were_not_in_the_fit():
-    whitening = solvers.whiten_blocks([np.eye(2)], 1e-12)
-    reducer = solvers.RowReducer(solvers.empty_triangle(2))
+    whitening = whiten_blocks([np.eye(2)], 1e-12)
+    reducer = RowReducer(empty_triangle(2))
     reducer.add(np.eye(2), np.ones(2), np.ones(2))
     solved = solvers.posterior([reducer.finish()], whitening, [1.0])
     with pytest.raises(ValueError, match="not among those"):

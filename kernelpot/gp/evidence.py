@@ -20,7 +20,9 @@ from scipy.linalg import blas, lapack
 from scipy.optimize import minimize
 
 from kernelpot.conventions import Float, Int, as_float
-from kernelpot.gp.solvers import Triangle, Whitening, cholesky, whitened_rows
+from kernelpot.gp.solvers import cholesky, whitened_rows
+from kernelpot.gp.triangles import Triangle
+from kernelpot.gp.whitening import Whitening
 
 __all__ = [
     "DELTA_RANGE",

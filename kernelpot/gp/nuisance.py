@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from kernelpot.conventions import as_int
-from kernelpot.gp.solvers import Posterior, Whitening, WhiteningBlock
+from kernelpot.gp.solvers import Posterior
+from kernelpot.gp.whitening import Whitening, WhiteningBlock
 
 __all__ = ["put_in_front", "without_front"]
 

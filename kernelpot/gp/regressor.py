@@ -12,7 +12,9 @@ from kernelpot.conventions import Float, as_float
 from kernelpot.gp.covariances import K_bm, K_mm
 from kernelpot.gp.inducing import Selector, join, select
 from kernelpot.gp.kernels import check_zeta
-from kernelpot.gp.solvers import RowReducer, empty_triangle, posterior, whiten_blocks
+from kernelpot.gp.solvers import posterior
+from kernelpot.gp.triangles import RowReducer, empty_triangle
+from kernelpot.gp.whitening import whiten_blocks
 
 _RANK_TOLERANCE = 1e-10
 _BLOCK = 4096

@@ -119,10 +119,11 @@ def fit(
         if example:
             commands.print_example()
             return
-        if not auto and (time is not None or cost is not None):
+        budget = {"time_budget": time, "cost": cost}
+        budget = {name: value for name, value in budget.items() if value is not None}
+        if budget and not auto:
             raise ValueError("--time and --cost are budgets of --auto: give that too")
-        budget = {"time_budget": time or 1800.0, "cost": cost} if auto else None
-        commands.fit(source, given, budget, debug)
+        commands.fit(source, given, budget if auto else None, debug)
 
 
 @app.command()

@@ -98,7 +98,7 @@ def print_example() -> None:
 def fit(
     source: Path | None,
     given: Mapping[str, Mapping[str, Any]],
-    budget: Mapping[str, float | None] | None,
+    budget: Mapping[str, float] | None,
     debug: bool,
 ) -> None:
     """Fit a model, save it, and test it where there is something to test on.
@@ -109,8 +109,9 @@ def fit(
         A settings file or a file of structures.
     given : Mapping[str, Mapping[str, Any]]
         Settings that win over those of the file, by section and key; None where nothing was given.
-    budget : Mapping[str, float | None] | None
-        Of an automatic fit, ``time_budget`` and ``cost``; None to fit with the settings.
+    budget : Mapping[str, float] | None
+        Of an automatic fit, ``time_budget`` and ``cost`` where they are given; None to fit with
+        the settings.
     debug : bool
         Whether errors after the model is saved keep their traceback.
 

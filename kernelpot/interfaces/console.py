@@ -26,6 +26,7 @@ __all__ = [
     "out",
     "progress_bar",
     "say",
+    "say_auto",
     "say_model",
 ]
 
@@ -132,8 +133,6 @@ def say_auto(model: Any) -> None:
     model : Any
         From `KernelPotential.auto`.
     """
-    from rich.table import Table
-
     from kernelpot.report import UNITS, in_units
 
     table = Table(title="Tried on parts of the data, errors of structures left out")

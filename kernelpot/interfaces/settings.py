@@ -15,7 +15,8 @@ from kernelpot.descriptors.pairs import PairSplines
 from kernelpot.descriptors.soap import Soap
 from kernelpot.interfaces.settings_errors import explain, place_of
 from kernelpot.interfaces.settings_example import example
-from kernelpot.interfaces.settings_schema import LABEL_KEYS, LAYOUT, OWN, SETTLED, FitSettings
+from kernelpot.interfaces.settings_schema import LABEL_KEYS, LAYOUT, OWN, FitSettings
+from kernelpot.options import SETTLED
 from kernelpot.potential import KernelPotential
 
 if sys.version_info >= (3, 11):
@@ -217,9 +218,7 @@ def fit_automatically(
     settings: FitSettings,
     images: list[Any],
     progress: Callable[[str, int, int], None] | None,
-    *,
-    time_budget: float,
-    cost: float | None,
+    **budget: float,
 ) -> KernelPotential:
     """Fit with `KernelPotential.auto`; settings of what it chooses must be left alone.
 
@@ -231,10 +230,8 @@ def fit_automatically(
         Labelled structures.
     progress : Callable[[str, int, int], None] | None
         Handed to the model.
-    time_budget : float
-        Seconds.
-    cost : float | None
-        Most that a prediction may cost, us/atom.
+    **budget : float
+        ``time_budget`` and ``cost`` of `KernelPotential.auto`, where they are given.
 
     Returns
     -------
@@ -258,7 +255,7 @@ def fit_automatically(
     parameters = model.get_params(deep=False)
     for name in ("descriptor", *_CHOSEN):
         del parameters[name]
-    return KernelPotential.auto(images, time_budget=time_budget, cost=cost, **parameters)
+    return KernelPotential.auto(images, **budget, **parameters)
 
 
 def _refuse_ambiguous(section: str, values: Mapping[str, Any], tables: Any) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from kernelpot.interfaces.settings_schema import LAYOUT, SETTLED
+from kernelpot.interfaces.settings_schema import LAYOUT
+from kernelpot.options import SETTLED
 
 __all__ = ["example"]
 

@@ -17,14 +17,13 @@ from kernelpot.descriptors.soap import BASES as RADIAL_BASES
 from kernelpot.descriptors.soap import COMPRESSIONS, ENGINES, Soap
 from kernelpot.gp.inducing import SELECTORS
 from kernelpot.interfaces.settings_errors import Layout
-from kernelpot.options import BASES
+from kernelpot.options import BASES, SETTLED
 from kernelpot.potential import KernelPotential
 
 __all__ = [
     "LABEL_KEYS",
     "LAYOUT",
     "OWN",
-    "SETTLED",
     "DataSettings",
     "FitSettings",
     "ModelSettings",
@@ -115,16 +114,12 @@ _OWN = {
     for key in OWN
 }
 _OWN_OF_PAIRS = {
-    "zeta": (Literal[1] | None, "pairs are a linear model"),
+    "zeta": (Literal[SETTLED["zeta"]] | None, "pairs are a linear model"),
     "delta": (_OWN["delta"][0], "prior deviation of the energy of a pair, eV, where it differs"),
-    "n_tangents": (Literal[0] | None, "pairs are a linear model"),
+    "n_tangents": (Literal[SETTLED["n_tangents"]] | None, "pairs are a linear model"),
 }
-SETTLED = {"zeta": 1, "n_tangents": 0}
-"""What `PairSplines` takes in the place of the values of [model]."""
 LABEL_KEYS = tuple(f"{kind}_key" for kind in LabelKeys._fields)
 """Keys of [data] that name labels."""
-_ELSEWHERE = ("descriptor", "progress", *LABEL_KEYS)
-"""Parameters of KernelPotential that stand in other sections, or in none."""
 
 
 def _section(

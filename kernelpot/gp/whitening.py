@@ -1,0 +1,156 @@
+"""Whitening of a block-diagonal covariance: pivoted Cholesky factors, and solves with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+from scipy.linalg import lapack
+
+from kernelpot.conventions import Float, Int, as_float, as_int
+
+__all__ = ["Whitening", "WhiteningBlock", "whiten_blocks"]
+
+
+class WhiteningBlock(NamedTuple):
+    """K = L L^T on the pivots of one block: the numerically independent variables.
+
+    Variables that are not pivots are, to the tolerance, linear combinations of those that are;
+    their weights are zero.
+    """
+
+    pivots_k: Int  # raw columns, in the order of elimination
+    columns: slice  # whitened columns
+    L_kk: Float  # lower triangle
+
+
+class Whitening(NamedTuple):
+    """Whitening of a block-diagonal prior covariance: Phi = K L^-T block by block."""
+
+    blocks: tuple[WhiteningBlock, ...]
+    n_raw: int
+    n_whitened: int
+
+    def whiten(self, K_rm: Float) -> Float:
+        """Solve Phi L^T = K on the pivots.
+
+        Parameters
+        ----------
+        K_rm : Float
+            Covariances with the raw variables.
+
+        Returns
+        -------
+        Float
+            Shape (n_rows, n_whitened).
+        """
+        phi_rk = np.empty((len(K_rm), self.n_whitened))
+        for block in self.blocks:
+            phi_rk[:, block.columns] = scipy.linalg.solve_triangular(
+                block.L_kk, K_rm[:, block.pivots_k].T, lower=True, check_finite=False
+            ).T
+        return phi_rk
+
+    def leading(self, n_columns: int, whole_b: Sequence[bool] | bool = False) -> Whitening:
+        """The whitening of the first pivots of each block: a smaller model of its own.
+
+        The pivots come in the order of what they explain, so that the first ones do most.
+
+        Parameters
+        ----------
+        n_columns : int
+            Whitened columns to keep in all, shared out in proportion to the blocks' ranks.
+        whole_b : Sequence[bool] | bool
+            Which blocks stay whole; the others share what these leave, a quarter at least.
+
+        Returns
+        -------
+        Whitening
+            Of the same raw variables; itself where it has no more columns than that.
+        """
+        if self.n_whitened <= n_columns:
+            return self
+        rank_b = np.array([len(block.pivots_k) for block in self.blocks])
+        n_whole = int(np.sum(rank_b, where=whole_b))
+        n_shared = max(n_columns - n_whole, n_columns // 4)
+        share_b = -(-rank_b * n_shared // max(1, self.n_whitened - n_whole))
+        n_b = np.where(whole_b, rank_b, np.minimum(rank_b, share_b)).tolist()
+        blocks, first = [], 0
+        for block, n in zip(self.blocks, n_b, strict=True):
+            L_kk = np.asfortranarray(block.L_kk[:n, :n])
+            blocks.append(WhiteningBlock(block.pivots_k[:n], slice(first, first + n), L_kk))
+            first += n
+        return Whitening(tuple(blocks), self.n_raw, first)
+
+    def spread(self, values_b: Sequence[float]) -> Float:
+        """One value per block, repeated for each of its whitened columns.
+
+        Parameters
+        ----------
+        values_b : Sequence[float]
+            As many as there are blocks.
+
+        Returns
+        -------
+        Float
+            Shape (n_whitened,).
+        """
+        counts = [len(block.pivots_k) for block in self.blocks]
+        return np.repeat(as_float(values_b), counts)
+
+    def raw_weights(self, w_k: Float) -> Float:
+        """Solve L^T a = w on the pivots; zero elsewhere.
+
+        Parameters
+        ----------
+        w_k : Float
+            Weights of the whitened features, shape (n_whitened,).
+
+        Returns
+        -------
+        Float
+            Weights of the raw variables, shape (n_raw,).
+        """
+        a_m = np.zeros(self.n_raw)
+        for block in self.blocks:
+            a_m[block.pivots_k] = scipy.linalg.solve_triangular(
+                block.L_kk, w_k[block.columns], lower=True, trans="T", check_finite=False
+            )
+        return a_m
+
+
+def whiten_blocks(K_blocks: Sequence[Float], tolerance: float) -> Whitening:
+    """Pivoted Cholesky factors of the blocks of a covariance, stopped where the rest is dependent.
+
+    Parameters
+    ----------
+    K_blocks : Sequence[Float]
+        Symmetric positive semi-definite blocks of a block-diagonal covariance.
+    tolerance : float
+        A block's factorisation stops when its largest remaining variance falls below this
+        fraction of its largest diagonal entry.
+
+    Returns
+    -------
+    Whitening
+        Pivots and factors, of the numerical ranks.
+    """
+    blocks = []
+    first_raw = first_white = 0
+    for K_mm in K_blocks:
+        rank, pivots, factor = 0, np.zeros(0, dtype=np.intp), np.zeros((0, 0))
+        if len(K_mm):
+            scale = float(np.max(np.diag(K_mm)))
+            factor, pivots, rank, _ = lapack.dpstrf(K_mm, tol=tolerance * scale, lower=1)
+        blocks.append(
+            WhiteningBlock(
+                as_int(pivots[:rank] - 1 + first_raw) if rank else as_int([]),
+                slice(first_white, first_white + rank),
+                np.asfortranarray(np.tril(factor[:rank, :rank])),
+            )
+        )
+        first_raw += len(K_mm)
+        first_white += rank
+    return Whitening(tuple(blocks), first_raw, first_white)
