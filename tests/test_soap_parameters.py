@@ -20,6 +20,8 @@ SETTINGS = [
     Soap(cutoff=5.0, smoothing=None, scaling=Willatt(radius=2.2, exponent=3.0)),
     Soap(cutoff=5.0, weighting={"function": "poly", "c": 1, "m": 2.5, "r0": 4.0, "w0": 0.1}),
     Soap(cutoff=5.0, compression="mu2", species_weights={"H": 0.1, 8: 1 / 3}, basis="polynomial"),
+    Soap(cutoff=5.0, species_mixing=0.7, n_contracted=6),
+    Soap(cutoff=5.0, species_mixing={"H": [0.1, 1 / 3], 8: [1.0, -0.5]}),
 ]
 
 
@@ -89,6 +91,15 @@ def test_every_weight_can_be_a_setting():
         ({"species_weights": {"H": 1.0}}, "species_weights has no entry for O; it names H"),
         ({"species_weights": {"H": 1.0, "O": -1.0}}, "weight of O must be a number from 0 on"),
         ({"species_weights": {"H": 1.0, "Xy": 1.0}}, "'Xy' is neither a chemical symbol"),
+        ({"species_mixing": 1.5}, "the similarity of any two species, from 0"),
+        ({"species_mixing": "alike"}, "must be a number from 0 to 1, or a dict"),
+        ({"species_mixing": {"H": [1.0]}}, "species_mixing has no entry for O; it names H"),
+        ({"species_mixing": {"H": [1.0], "O": 1.0}}, "weights of O .* must be a list"),
+        ({"species_mixing": {"H": [1.0], "O": []}}, "weights of O .* must be a list"),
+        ({"species_mixing": {"H": [1.0], "O": [1.0, 0.5]}}, "as many weights .* H 1, O 2"),
+        ({"species_mixing": 0.5, "compression": "mu2"}, "both say how channels are combined"),
+        ({"n_contracted": 0}, "n_contracted must be a whole number from 1 to 64"),
+        ({"n_contracted": 4, "compression": "mu1nu1"}, "both say how channels are combined"),
         ({"n_max": 20, "basis": "polynomial"}, "lower n_max or raise cutoff"),
     ],
     ids=str,
@@ -107,6 +118,10 @@ def test_errors_of_create_and_settings():
             cutoff=5.0, smoothing=None, scaling=None, basis="polynomial", compression="mu2",
             species_weights={"Si": 1.0}, engine="dscribe",
         ).create(atoms)  # fmt: skip
+    with pytest.raises(ValueError, match="dscribe does not mix species"):
+        Soap(cutoff=5.0, smoothing=None, scaling=None, species_mixing=0.5, engine="dscribe").create(
+            atoms
+        )
     with pytest.raises(ValueError, match="the structure has Si, the descriptor knows H"):
         Soap(cutoff=5.0).create(atoms, species=["H"])
     with pytest.raises(ValueError, match="no species; give the atomic numbers"):

@@ -60,6 +60,14 @@ _DESCRIPTOR = {
         Table | None,
         "weight of each species' density, such as { H = 0.5, C = 1 }",
     ),
+    "species_mixing": (
+        Annotated[float, Field(ge=0.0, le=1.0)] | Table | None,
+        "how alike species are: similarity, 0 to 1; or weights in channels, { H = [1, 0.3], ... }",
+    ),
+    "n_contracted": (
+        Count | None,
+        "combine the radial functions of all species to this many, by the training structures",
+    ),
     "engine": (Literal[ENGINES], "what computes: " + ", ".join(ENGINES)),
 }
 _PAIRS = {

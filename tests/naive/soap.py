@@ -115,6 +115,19 @@ def power_spectrum(
     compression="off", species_weights=None,
 ):  # fmt: skip
     """p_nq in dscribe's order, for a weight w(r) that ends at ``reach``."""
+    c_nznlm = coefficients(
+        positions=positions, numbers=numbers, cell=cell, pbc=pbc, species=species, cutoff=cutoff,
+        n_max=n_max, l_max=l_max, sigma=sigma, basis=basis, weight=weight, reach=reach,
+        species_weights=species_weights,
+    )  # fmt: skip
+    return np.array([products(c, compression) for c in c_nznlm])
+
+
+def coefficients(
+    *, positions, numbers, cell, pbc, species, cutoff, n_max, l_max, sigma, basis, weight, reach,
+    species_weights=None,
+):  # fmt: skip
+    """c[species, n, l, m] of every centre."""
     make = gto_basis if basis == "gto" else polynomial_basis
     g = make(cutoff, n_max, l_max)
     # A Gaussian-type orbital has no end; by this distance all have decayed.
@@ -132,8 +145,18 @@ def power_spectrum(
                     f = factor * radial_integral(g[ell][n], ell, r, sigma, end)
                     for m in range(-ell, ell + 1):
                         c[z, n, ell, ell + m] += f * real_harmonic(ell, m, vector)
-        rows.append(products(c, compression))
+        rows.append(c)
     return np.array(rows)
+
+
+def mixed_products(c, channels):
+    """All products of all channels k = sum_z U_kz c_z: those of unlike functions stand twice."""
+    mixed = np.array([sum(u * one for u, one in zip(row, c, strict=True)) for row in channels])
+    p = []
+    for ell in range(c.shape[2]):
+        factor = math.pi * math.sqrt(8.0 / (2 * ell + 1))
+        p += [factor * np.dot(a[ell], b[ell]) for k in mixed for a in k for o in mixed for b in o]
+    return p
 
 
 def products(c, compression):
