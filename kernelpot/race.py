@@ -29,10 +29,18 @@ log = logging.getLogger("kernelpot")
 _GAINS = (0.01, 0.03)
 """Least gain of the score in the first and in the second heat: a change that helps little on a part
 of the data may not help on all of them (measured on silicon, where 3 per cent were a mistake)."""
-_FINER = "n_max 10, l_max 8"
-"""Always among the finalists: what resolution is worth grows with the data."""
-_COARSER = "n_max 6, l_max 4"
-"""The same in the full basis, where resolution is worth little and costs time and memory."""
+_FINER, _MIDDLE, _COARSER = "n_max 10, l_max 8", "n_max 8, l_max 6", "n_max 6, l_max 4"
+_RESOLUTIONS = {
+    _FINER: {"n_max": 10, "l_max": 8},
+    _MIDDLE: {"n_max": 8, "l_max": 6},
+    _COARSER: {"n_max": 6, "l_max": 4},
+}
+_CONTRACTED = {
+    "sparse": {_FINER: 20, _MIDDLE: 16, _COARSER: 12},
+    "full": {_FINER: 16, _MIDDLE: 12, _COARSER: 10},
+}
+"""Radial functions of several species together, by basis. Left-out errors of 12 to 16 are those of
+all 24 to 32 (ethanol, NbMoTaW); 10 and 8 cost 6 to 35 per cent of the forces."""
 _ENERGIES = 200
 """Energies from which on their error counts half as much as that of the forces; fewer count in
 proportion, because the scatter of some tens hides what a setting does (measured on silicon: 40 per
@@ -122,11 +130,14 @@ def first_settings(structures: Sequence[Structure]) -> dict[str, Any]:
     """
     distance = nearest_distance(structures)
     cutoff = 5.0 if not distance > 0 else round(max(5.0, 1.95 * distance), 1)
-    return {
-        "descriptor": Soap(cutoff=cutoff, n_max=8, l_max=6, sigma=0.4),
-        "basis": "full" if suits_full_basis(structures) else "sparse",
-        "zeta": 4,
-    }
+    basis = "full" if suits_full_basis(structures) else "sparse"
+    n_species = len({int(z) for s in structures for z in s.numbers_n})
+    # One species costs little, and gains from resolution as the data grow.
+    resolution = _FINER if n_species == 1 else _MIDDLE
+    soap = {"cutoff": cutoff, "sigma": 0.4, **_RESOLUTIONS[resolution]}
+    if n_species > 1:
+        soap["n_contracted"] = _CONTRACTED[basis][resolution]
+    return {"descriptor": Soap(**soap), "basis": basis, "zeta": 4}
 
 
 def suits_full_basis(structures: Sequence[Structure]) -> bool:
@@ -161,11 +172,16 @@ def variations(settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         What is changed, in words, and the parameters that are.
     """
     soap = settings["descriptor"]
+    several = soap.n_contracted is not None
+    resolutions = {
+        words: {**size, "n_contracted": _CONTRACTED[settings["basis"]][words] if several else None}
+        for words, size in _RESOLUTIONS.items()
+        if size["n_max"] != soap.n_max
+    }
     changes: list[tuple[str, dict[str, Any]]] = [
         (f"cutoff {0.8 * soap.cutoff:.1f}", {"cutoff": round(0.8 * soap.cutoff, 1)}),
         (f"cutoff {1.2 * soap.cutoff:.1f}", {"cutoff": round(1.2 * soap.cutoff, 1)}),
-        (_FINER, {"n_max": 10, "l_max": 8}),
-        (_COARSER, {"n_max": 6, "l_max": 4}),
+        *resolutions.items(),
         ("sigma 0.3", {"sigma": 0.3}),
         ("sigma 0.5", {"sigma": 0.5}),
         ("scaling exponent 4", {"scaling": Willatt(exponent=4.0)}),
@@ -174,6 +190,11 @@ def variations(settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         ("zeta 2", {"zeta": 2}),
         ("zeta 6", {"zeta": 6}),
     ]
+    if several:
+        changes += [
+            (f"species alike by {similarity:g}", {"species_mixing": similarity})
+            for similarity in (0.5, 0.9)
+        ]
     return changes
 
 
@@ -296,8 +317,12 @@ def _finalists(
     first: dict[str, Any], better: Sequence[Trial], changes: Mapping[str, Mapping[str, Any]]
 ) -> list[tuple[str, dict[str, Any]]]:
     """The first settings, the best change, and the changes that helped together."""
+    finalists = [("start", first)]
+    # What resolution is worth grows with the data; in the full basis it is worth little, and costs
+    # time and memory.
     always = _COARSER if first["basis"] == "full" else _FINER
-    finalists = [("start", first), (always, apply(first, changes[always]))]
+    if always in changes:
+        finalists.append((always, apply(first, changes[always])))
     if not better:
         return finalists
     if better[0].change != always:
