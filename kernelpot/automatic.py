@@ -6,19 +6,23 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from ase.data import chemical_symbols
 
 from kernelpot._machine import physical_memory
-from kernelpot.conventions import Progress
+from kernelpot.conventions import LABEL_KINDS, Float, Progress
 from kernelpot.data import Structure
+from kernelpot.descriptors import Soap
 from kernelpot.environments import jacobian_bytes
 from kernelpot.full_basis import memory_needed
 from kernelpot.neighbours import find_pairs
-from kernelpot.prediction import time_predictions
-from kernelpot.race import Race, Runner, Trial, race, score
+from kernelpot.prediction import evaluate_structure, time_predictions
+from kernelpot.race import Race, Runner, Trial, balanced_order, race, score
+from kernelpot.similarity import channels, learn_similarity, system_splits
 
 __all__ = ["fit_automatically"]
 
@@ -29,6 +33,8 @@ Make = Callable[[Mapping[str, Any]], Any]
 
 _HEATS = ({"n_environments": 40, "n_tangents": 10}, {"n_environments": 100, "n_tangents": 16})
 """Inducing variables of the sparse models that race."""
+_SPECIES_ATOMS = 2500
+"""Atoms of the structures with which the similarity of the species is learned."""
 _TANGENTS = 20
 _ENVIRONMENTS = (30, 50, 80, 120, 160, 200, 250, 300, 400, 500, 650, 800, 1000)
 """Numbers of environments among which the budget chooses."""
@@ -80,11 +86,111 @@ def fit_automatically(
         random_state=random_state,
         tell=tell,
     )
+    found, alike = _learn_species(
+        found, make_trial, images, structures, started + time_budget / 2.0, random_state, tell
+    )
     left = time_budget - (time.perf_counter() - started)
     settings, why = _final_settings(found, run, structures, left, cost)
+    why = (why[0], *alike, *why[1:])
     for line in why:
         log.info("%s", line)
     return make(settings).fit(images), found, why
+
+
+def _learn_species(
+    found: Race,
+    make: Make,
+    images: Sequence[Any],
+    structures: Sequence[Structure],
+    deadline: float,
+    random_state: int | None,
+    tell: Progress,
+) -> tuple[Race, list[str]]:
+    """The winner with the similarity of species that predicts systems left out best."""
+    rng = np.random.default_rng(random_state)
+    order = balanced_order(structures, rng)
+    sizes = np.cumsum([structures[s].n_atoms for s in order])
+    chosen = order[: max(int(np.searchsorted(sizes, _SPECIES_ATOMS)), 25)]
+    splits = system_splits(structures, chosen, rng)
+    winner = found.winner
+    if winner.settings["basis"] == "full" or not splits:
+        return found, []
+    species = sorted({int(z) for s in structures for z in s.numbers_n})
+    trials: list[Trial] = []
+
+    def with_similarity(similarity_zz: Float) -> dict[str, Any]:
+        soap = winner.settings["descriptor"].get_params(deep=False)
+        mixing = channels(similarity_zz, species)
+        return {**winner.settings, "descriptor": Soap(**{**soap, "species_mixing": mixing})}
+
+    def judge(words: str, similarity_zz: Float) -> float:
+        settings = with_similarity(similarity_zz)
+        started = time.perf_counter()
+        models, squares = [], []
+        for split in splits:
+            with _quiet():
+                model = make({**settings, **_HEATS[0]}).fit([images[s] for s in split.fit])
+            models.append(model)
+            squares.append(_mean_squares(model, [structures[s] for s in split.test]))
+        errors = {
+            kind: math.sqrt(np.mean([one[kind] for one in squares if kind in one]))
+            for kind in LABEL_KINDS
+            if any(kind in one for one in squares)
+        }
+        n_test = sum(len(split.test) for split in splits)
+        trial = Trial(
+            f"{words}; systems left out",
+            settings,
+            len(splits[0].fit),
+            models[0].n_inducing_,
+            errors,
+            score(errors, n_test),
+            sum(model.log_evidence_ for model in models),
+            time.perf_counter() - started,
+            winner.us_per_atom,
+            {},
+        )
+        log.info("%s: %s, score %.3f", trial.change, errors, trial.score)
+        trials.append(trial)
+        return trial.score
+
+    similarity_zz = learn_similarity(species, judge, deadline=deadline, tell=tell)
+    names = [chemical_symbols[z] for z in species]
+    words = ", ".join(
+        f"{names[i]}-{names[j]} {similarity_zz[i, j]:.3g}"
+        for i in range(len(species))
+        for j in range(i)
+    )
+    why = f"species alike (1 is the same) by systems left out in turn: {words}"
+    winner = winner._replace(settings=with_similarity(similarity_zz))
+    return Race((*found.trials, *trials), winner, found.reason), [why]
+
+
+def _mean_squares(model: Any, structures: Sequence[Structure]) -> dict[str, float]:
+    """Mean square error by kind of label: eV/atom, eV/angstrom, eV/angstrom^3."""
+    found: dict[str, list[Float]] = {kind: [] for kind in LABEL_KINDS}
+    for s in structures:
+        energy, forces_nc, stress_v, _ = evaluate_structure(model.predictor_, s)
+        found["energy"].append(np.array([(energy - s.energy) / s.n_atoms]))
+        found["forces"].append((forces_nc - s.forces_nc).ravel())
+        found["stress"].append(stress_v - s.stress_v)
+    errors = {kind: np.concatenate(values) for kind, values in found.items()}
+    return {
+        kind: float(np.nanmean(values**2))
+        for kind, values in errors.items()
+        if np.isfinite(values).any()
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What a trial finds odd, the final fit will say."""
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _runner(make: Make, images: Sequence[Any], structures: Sequence[Structure]) -> Runner:
@@ -92,12 +198,8 @@ def _runner(make: Make, images: Sequence[Any], structures: Sequence[Structure]) 
         sizes = _HEATS[heat] if settings["basis"] == "sparse" else {}
         part = [structures[s] for s in indices]
         started = time.perf_counter()
-        level = log.level
-        log.setLevel(logging.ERROR)  # what a trial finds odd, the final fit will say
-        try:
+        with _quiet():
             model = make({**settings, **sizes}).fit([images[s] for s in indices])
-        finally:
-            log.setLevel(level)
         seconds = time.perf_counter() - started
         errors = model.leave_out_errors_
         trial = Trial(

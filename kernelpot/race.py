@@ -22,7 +22,7 @@ from kernelpot.descriptors import ShiftedCosine, Soap, Willatt
 from kernelpot.neighbours import find_pairs
 from kernelpot.terms.composition import is_isolated
 
-__all__ = ["Race", "Runner", "Trial", "nearest_distance", "race", "score"]
+__all__ = ["Race", "Runner", "Trial", "balanced_order", "nearest_distance", "race", "score"]
 
 log = logging.getLogger("kernelpot")
 
@@ -274,7 +274,7 @@ def race(
         All trials and the winner.
     """
     rng = np.random.default_rng(random_state)
-    order = _balanced_order(structures, rng)
+    order = balanced_order(structures, rng)
     first = first_settings(structures)
     small, large = _heats(structures, order, first["basis"])
     todo = [("start", first)]
@@ -342,8 +342,21 @@ def _finalists(
     return finalists
 
 
-def _balanced_order(structures: Sequence[Structure], rng: np.random.Generator) -> list[int]:
-    """Structures such that every beginning of the list has its share of every group."""
+def balanced_order(structures: Sequence[Structure], rng: np.random.Generator) -> list[int]:
+    """Structures such that every beginning of the list has its share of every group.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        The training structures.
+    rng : np.random.Generator
+        Of the order within groups.
+
+    Returns
+    -------
+    list[int]
+        Their indices; isolated atoms first.
+    """
     place = np.empty(len(structures))
     groups = np.array([s.group for s in structures])
     for group in np.unique(groups):
