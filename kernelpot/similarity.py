@@ -6,7 +6,7 @@ hardly depend on that (NbMoTaW, 300 structures: forces of known binaries 83 to 9
 any similarity, those of unknown ones 22 to 125). So whole systems are left out in turn.
 
 The similarity matrix starts from the best single number for all pairs; then one pair after the
-other is made more or less alike, as long as that lowers the error. It is kept positive
+other is made more or less alike, for as long as that lowers the error. It is kept positive
 semi-definite with a unit diagonal, and written as the fewest channels that reproduce it.
 """
 
@@ -128,20 +128,22 @@ def learn_similarity(
             best_zz, least = uniform_zz, score
     for i, j in pairs:
         for factor in _FACTORS:
-            if time.perf_counter() > deadline:
-                break
-            similarity_zz = best_zz.copy()
-            unlike = np.clip(factor * (1.0 - similarity_zz[i, j]), _LEAST, 1.0)
-            similarity_zz[i, j] = similarity_zz[j, i] = 1.0 - unlike
-            similarity_zz = nearest_similarity(similarity_zz)
-            n_done += 1
-            if np.abs(similarity_zz - best_zz).max() < 1e-3:
-                continue
-            words = f"{names[i]} and {names[j]} alike by {similarity_zz[i, j]:.3g}"
-            score = judge(words, similarity_zz)
-            tell("species", n_done, total)
-            if score < least - _GAIN:
-                best_zz, least = similarity_zz, score
+            steps = 0
+            while time.perf_counter() < deadline:
+                similarity_zz = best_zz.copy()
+                unlike = np.clip(factor * (1.0 - similarity_zz[i, j]), _LEAST, 1.0)
+                similarity_zz[i, j] = similarity_zz[j, i] = 1.0 - unlike
+                similarity_zz = nearest_similarity(similarity_zz)
+                if np.abs(similarity_zz - best_zz).max() < 1e-3:
+                    break
+                words = f"{names[i]} and {names[j]} alike by {similarity_zz[i, j]:.3g}"
+                score = judge(words, similarity_zz)
+                n_done += 1
+                tell("species", min(n_done, total), total)
+                if score > least - _GAIN:
+                    break
+                best_zz, least, steps = similarity_zz, score, steps + 1
+            if steps:
                 break
     tell("species", total, total)
     return best_zz

@@ -1,0 +1,126 @@
+"""Learning how alike species are."""
+
+import math
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from kernelpot import KernelPotential, Soap
+from kernelpot.automatic import _learn_species
+from kernelpot.data import structures_from_atoms
+from kernelpot.descriptors._mixing import channels_of
+from kernelpot.race import Race, Trial
+from kernelpot.similarity import channels, learn_similarity, nearest_similarity, system_splits
+from tests.test_species_mixing import crystals
+
+TRUE = np.array([[1.0, 0.97, 0.5], [0.97, 1.0, 0.5], [0.5, 0.5, 1.0]])
+
+
+def quiet(stage, done, total):
+    assert stage == "species"
+    assert 0 <= done <= total
+
+
+def distance(similarity_zz):
+    """A made-up error, of the logarithm of the dissimilarity."""
+    i, j = np.triu_indices(3, 1)
+    unlike, wanted = 1.0 - similarity_zz[i, j], 1.0 - TRUE[i, j]
+    return float(np.sum(np.abs(np.log((unlike + 0.01) / (wanted + 0.01)))))
+
+
+def test_pairs_are_told_apart():
+    tried = []
+
+    def judge(words, similarity_zz):
+        tried.append(words)
+        assert np.linalg.eigvalsh(similarity_zz).min() > -1e-9
+        return distance(similarity_zz)
+
+    found = learn_similarity((41, 42, 74), judge, deadline=math.inf, tell=quiet)
+    assert distance(found) < 0.5 * min(
+        distance(np.full((3, 3), s) + (1 - s) * np.eye(3)) for s in (0.0, 0.5, 0.8, 0.9, 0.95)
+    )
+    assert found[0, 1] > 0.9 > found[0, 2]
+    assert any(words.startswith("Nb and Mo alike by 0.9") for words in tried)
+
+
+def test_noise_changes_no_pair():
+    rng = np.random.default_rng(0)
+
+    def judge(words, similarity_zz):
+        return float(1e-3 * rng.standard_normal())
+
+    found = learn_similarity((1, 6, 8), judge, deadline=math.inf, tell=quiet)
+    assert len(np.unique(found[np.triu_indices(3, 1)].round(9))) == 1
+
+
+def test_out_of_time():
+    found = learn_similarity((1, 6), lambda words, s: 0.0, deadline=0.0, tell=quiet)
+    np.testing.assert_array_equal(found, np.eye(2))
+
+
+@given(arrays(float, (4, 4), elements=st.floats(-0.2, 1.0)))
+def test_the_nearest_similarity_is_one(matrix):
+    matrix = 0.5 * (matrix + matrix.T)
+    np.fill_diagonal(matrix, 1.0)
+    found = nearest_similarity(matrix)
+    np.testing.assert_allclose(np.diag(found), 1.0, atol=1e-12)
+    assert np.linalg.eigvalsh(found).min() > -1e-10
+    np.testing.assert_allclose(nearest_similarity(found), found, atol=1e-9)
+
+
+def test_channels_reproduce_the_similarity():
+    species = (41, 42, 74)
+    weights = channels_of(channels(nearest_similarity(TRUE), species), species)
+    np.testing.assert_allclose(weights.T @ weights, TRUE, atol=1e-5)
+    # Two species that are the same need no channel to tell them apart.
+    same = np.ones((3, 3))
+    same[2, :2] = same[:2, 2] = 0.3
+    assert channels_of(channels(same, species), species).shape == (2, 3)
+
+
+@pytest.fixture(scope="module")
+def alloys():
+    kinds = [("Cu",), ("Ag", "Au"), ("Cu", "Ag"), ("Cu", "Au")]
+    return [atoms for k, symbols in enumerate(kinds) for atoms in crystals(symbols, 7, k)]
+
+
+def test_systems_are_left_out_whole(alloys):
+    structures = structures_from_atoms(alloys)
+    splits = system_splits(structures, range(len(structures)), np.random.default_rng(0))
+    assert len(splits) == 3
+    assert sorted(s for split in splits for s in split.test) == list(range(7, 28))
+    for split in splits:
+        assert not set(split.fit) & set(split.test)
+        assert len({tuple(np.unique(structures[s].numbers_n)) for s in split.test}) == 1
+    # Two species, or two systems, say nothing of a third.
+    assert system_splits(structures, range(14), np.random.default_rng(0)) == []
+    copper = structures_from_atoms([bulk("Cu")] * 5, labels="ignore")
+    assert system_splits(copper, range(5), np.random.default_rng(0)) == []
+
+
+def test_the_similarity_of_alloys_is_learned(alloys):
+    soap = Soap(cutoff=4.5, n_max=5, l_max=3, n_contracted=8)
+    settings = {"descriptor": soap, "basis": "sparse", "zeta": 4}
+    start = Trial("start", settings, 25, 1, {}, 0.0, 0.0, 1.0, 1.0, {})
+    found, why = _learn_species(
+        Race((start,), start, ""), lambda s: KernelPotential(**s), alloys,
+        structures_from_atoms(alloys), math.inf, 0, quiet,
+    )  # fmt: skip
+    assert "Au-Cu" in why[0] or "Cu-Au" in why[0] or "Ag-Cu" in why[0]
+    scores = {trial.change: trial.score for trial in found.trials[1:]}
+    unlike = scores["all species alike by 0; systems left out"]
+    assert min(scores.values()) < unlike - 0.2
+    mixing = found.winner.settings["descriptor"].species_mixing
+    assert set(mixing) == {"Cu", "Ag", "Au"}
+    only_copper = alloys[:7]
+    same, why = _learn_species(
+        Race((start,), start, ""), lambda s: KernelPotential(**s), only_copper,
+        structures_from_atoms(only_copper), math.inf, 0, quiet,
+    )  # fmt: skip
+    assert same.winner is start
+    assert why == []
