@@ -163,6 +163,9 @@ def run(name, folder, overrides, validate, auto, queue):
     extra = {k: overrides.pop(k) for k in list(overrides) if k in ("smoothing", "scaling")}
     started = time.perf_counter()
     if auto:
+        import logging
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
         model = KernelPotential.auto(train, time_budget=auto, **overrides)
     else:
         model = KernelPotential(Soap(**soap, **extra), **{**case["model"], **overrides})
