@@ -22,7 +22,7 @@ from kernelpot.full_basis import memory_needed
 from kernelpot.neighbours import find_pairs
 from kernelpot.prediction import evaluate_structure, time_predictions
 from kernelpot.race import Race, Runner, Trial, balanced_order, race, score
-from kernelpot.similarity import channels, learn_similarity, system_splits
+from kernelpot.similarity import Split, channels, learn_similarity, system_splits
 
 __all__ = ["fit_automatically"]
 
@@ -124,34 +124,15 @@ def _learn_species(
         return {**winner.settings, "descriptor": Soap(**{**soap, "species_mixing": mixing})}
 
     def judge(words: str, similarity_zz: Float) -> float:
-        settings = with_similarity(similarity_zz)
-        started = time.perf_counter()
-        models, squares = [], []
-        for split in splits:
-            with _quiet():
-                model = make({**settings, **_HEATS[0]}).fit([images[s] for s in split.fit])
-            models.append(model)
-            squares.append(_mean_squares(model, [structures[s] for s in split.test]))
-        errors = {
-            kind: math.sqrt(np.mean([one[kind] for one in squares if kind in one]))
-            for kind in LABEL_KINDS
-            if any(kind in one for one in squares)
-        }
-        n_test = sum(len(split.test) for split in splits)
-        trial = Trial(
-            f"{words}; systems left out",
-            settings,
-            len(splits[0].fit),
-            models[0].n_inducing_,
-            errors,
-            score(errors, n_test),
-            sum(model.log_evidence_ for model in models),
-            time.perf_counter() - started,
-            winner.us_per_atom,
-            {},
+        settings = {**with_similarity(similarity_zz), **_HEATS[0]}
+        trial = _without_systems(make, settings, splits, images, structures)
+        trials.append(
+            trial._replace(
+                change=f"{words}; systems left out",
+                settings=settings,
+                us_per_atom=winner.us_per_atom,
+            )
         )
-        log.info("%s: %s, score %.3f", trial.change, errors, trial.score)
-        trials.append(trial)
         return trial.score
 
     similarity_zz = learn_similarity(species, judge, deadline=deadline, tell=tell)
@@ -164,6 +145,42 @@ def _learn_species(
     why = f"species alike (1 is the same) by systems left out in turn: {words}"
     winner = winner._replace(settings=with_similarity(similarity_zz))
     return Race((*found.trials, *trials), winner, found.reason), [why]
+
+
+def _without_systems(
+    make: Make,
+    settings: Mapping[str, Any],
+    splits: Sequence[Split],
+    images: Sequence[Any],
+    structures: Sequence[Structure],
+) -> Trial:
+    """Errors on systems left out, each predicted by a model of the others."""
+    started = time.perf_counter()
+    squares, evidence, n_inducing = [], 0.0, 0
+    for split in splits:
+        with _quiet():
+            model = make(settings).fit([images[s] for s in split.fit])
+        squares.append(_mean_squares(model, [structures[s] for s in split.test]))
+        evidence, n_inducing = evidence + model.log_evidence_, model.n_inducing_
+    errors = {
+        kind: math.sqrt(np.mean([one[kind] for one in squares if kind in one]))
+        for kind in LABEL_KINDS
+        if any(kind in one for one in squares)
+    }
+    trial = Trial(
+        change="",
+        settings={},
+        n_structures=len(splits[0].fit),
+        n_inducing=n_inducing,
+        errors=errors,
+        score=score(errors, sum(len(split.test) for split in splits)),
+        log_evidence=evidence,
+        seconds=time.perf_counter() - started,
+        us_per_atom=math.nan,
+        stages={},
+    )
+    log.info("%s", {k: v for k, v in trial._asdict().items() if k != "settings"})
+    return trial
 
 
 def _mean_squares(model: Any, structures: Sequence[Structure]) -> dict[str, float]:
