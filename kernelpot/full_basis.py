@@ -121,7 +121,8 @@ def fit_full_basis(
     clock.append(time.perf_counter())
     present = {k for s in structures for k in _kinds_of(s)}
     one_factor = delta is None and present <= options.learned and options.force_priority == 1.0
-    delta, noise_l = _hyperparameters(chunks, zeta, delta, labels, options)
+    with one_blas_thread():  # many factorisations of 30 ms
+        delta, noise_l = _hyperparameters(chunks, zeta, delta, labels, options)
     effective = effective_noise(dict(zip(labels, noise_l, strict=True)), options.force_priority)
     effective_l = np.array([effective[label] for label in labels])
 
