@@ -84,7 +84,7 @@ def _prior(fitted: Fitted, structure: Structure) -> dict[str, Float]:
         bound = component.descriptor
         (chunk,) = chunks_of([structure], bound, nothing, None, labels, lambda *_: None)
         rows = chunk.rows[0]
-        K_rr = covariance(chunk, 0, chunk, component.zeta)[rows, 0, rows]
+        K_rr = covariance(chunk, chunk, component.zeta)[0, rows, 0, rows]
         total = total + delta**2 * chunk.scale[0] ** 2 * K_rr
     kind_r = chunk.label_sets[0]
     return {kind: total[kind_r == k] for k, kind in enumerate(LABEL_KINDS)}

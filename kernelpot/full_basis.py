@@ -234,58 +234,62 @@ def _check_memory(n_labels: int, needed: float) -> None:
 # ---------------------------------------------------------------------------- covariances
 
 
-def covariance(one: Chunk, k: int, other: Chunk, zeta: int) -> Float:
-    """Of one structure's energy and derivatives with those of all structures of a chunk.
+def covariance(one: Chunk, other: Chunk, zeta: int) -> Float:
+    """Of energies and derivatives of the structures of two chunks.
 
     Parameters
     ----------
     one : Chunk
-        That holds the structure.
-    k : int
-        Its place there.
+        Of the same species as the other.
     other : Chunk
-        Of the same species.
+        The other.
     zeta : int
         Exponent of the kernel.
 
     Returns
     -------
     Float
-        Shape (1 + n_coordinates of the one, n_structures, 1 + n_coordinates of the other), in
-        units of delta^2.
+        Shape (n_structures, 1 + n_coordinates) of the one, then of the other, in units of delta^2.
     """
-    n_a, n_s, n_b = one.J_z[0].shape[1], *other.J_z[0].shape[:2]
-    out = np.zeros((1 + n_a, n_s, 1 + n_b))
-    for x_siq, J_sgiq, y_sjq, J_shjq in zip(one.x_z, one.J_z, other.x_z, other.J_z, strict=True):
-        x_iq, J_giq = x_siq[k], J_sgiq[k]
-        n_i, n_j, n_q = len(x_iq), y_sjq.shape[1], y_sjq.shape[2]
+    n_t, n_a = one.J_z[0].shape[:2]
+    n_s, n_b = other.J_z[0].shape[:2]
+    out = np.zeros((n_t, 1 + n_a, n_s, 1 + n_b))
+    for x_tiq, J_tgiq, y_sjq, J_shjq in zip(one.x_z, one.J_z, other.x_z, other.J_z, strict=True):
+        n_i, n_j, n_q = x_tiq.shape[1], *y_sjq.shape[1:]
         if n_i == 0 or n_j == 0:
             continue
-        y_rq = y_sjq.reshape(-1, n_q)  # r = (s, j)
-        X_isj = (x_iq @ y_rq.T).reshape(n_i, n_s, n_j)
-        value_isj, first_isj, second_isj = power_kernel(X_isj, zeta)
-        P_gisj = (J_giq.reshape(-1, n_q) @ y_rq.T).reshape(n_a, n_i, n_s, n_j)
-        Q_shji = (J_shjq.reshape(-1, n_q) @ x_iq.T).reshape(n_s, n_b, n_j, n_i)
-        first_sij = np.ascontiguousarray(first_isj.transpose(1, 0, 2))
-        out[0, :, 0] += value_isj.sum(axis=(0, 2))
-        out[1:, :, 0] += np.einsum("isj,gisj->gs", first_isj, P_gisj)
-        out[0, :, 1:] += np.einsum("sij,shji->sh", first_sij, Q_shji)
-        W_shiq = first_sij[:, None] @ J_shjq
-        first = W_shiq.reshape(n_s * n_b, -1) @ J_giq.reshape(n_a, -1).T
-        out[1:, :, 1:] += first.reshape(n_s, n_b, n_a).transpose(2, 0, 1)
-        P_gisj *= second_isj
-        left_sgr = P_gisj.transpose(2, 0, 1, 3).reshape(n_s, n_a, n_i * n_j)
-        right_srh = Q_shji.transpose(0, 3, 2, 1).reshape(n_s, n_i * n_j, n_b)
-        out[1:, :, 1:] += (left_sgr @ right_srh).transpose(1, 0, 2)
+        # All structures of both chunks at once: derivatives are long, and read but once.
+        x_rq, y_rq = x_tiq.reshape(-1, n_q), y_sjq.reshape(-1, n_q)
+        X_tisj = (x_rq @ y_rq.T).reshape(n_t, n_i, n_s, n_j)
+        P_tgisj = (J_tgiq.reshape(-1, n_q) @ y_rq.T).reshape(n_t, n_a, n_i, n_s, n_j)
+        Q_shjti = (J_shjq.reshape(-1, n_q) @ x_rq.T).reshape(n_s, n_b, n_j, n_t, n_i)
+        for t in range(n_t):
+            value_isj, first_isj, second_isj = power_kernel(X_tisj[t], zeta)
+            P_gisj, Q_shji = P_tgisj[t], Q_shjti[:, :, :, t]
+            first_sij = np.ascontiguousarray(first_isj.transpose(1, 0, 2))
+            out[t, 0, :, 0] += value_isj.sum(axis=(0, 2))
+            out[t, 1:, :, 0] += np.einsum("isj,gisj->gs", first_isj, P_gisj)
+            out[t, 0, :, 1:] += np.einsum("sij,shji->sh", first_sij, Q_shji)
+            W_shiq = first_sij[:, None] @ J_shjq
+            first = W_shiq.reshape(n_s * n_b, -1) @ J_tgiq[t].reshape(n_a, -1).T
+            out[t, 1:, :, 1:] += first.reshape(n_s, n_b, n_a).transpose(2, 0, 1)
+            P_gisj *= second_isj
+            left_sgr = P_gisj.transpose(2, 0, 1, 3).reshape(n_s, n_a, n_i * n_j)
+            right_srh = Q_shji.transpose(0, 3, 2, 1).reshape(n_s, n_i * n_j, n_b)
+            out[t, 1:, :, 1:] += (left_sgr @ right_srh).transpose(1, 0, 2)
     return out
 
 
-def _rows_of(one: Chunk, k: int, others: Sequence[Chunk], zeta: int) -> Float:
-    """Covariances of the k-th structure's labels with those of chunks."""
-    rows = one.rows[k]
+def _rows_of(one: Chunk, others: Sequence[Chunk], zeta: int) -> Float:
+    """Covariances of a chunk's labels with those of chunks."""
     parts = []
     for other in others:
-        K_rsh = covariance(one, k, other, zeta)[rows] * one.scale[k][:, None, None]
+        K_tgsh = covariance(one, other, zeta)
+        rows = [
+            K_gsh[rows] * scale[:, None, None]
+            for K_gsh, rows, scale in zip(K_tgsh, one.rows, one.scale, strict=True)
+        ]
+        K_rsh = np.concatenate(rows)
         parts += [
             K_rsh[:, s, columns] * scale
             for s, (columns, scale) in enumerate(zip(other.rows, other.scale, strict=True))
@@ -294,23 +298,21 @@ def _rows_of(one: Chunk, k: int, others: Sequence[Chunk], zeta: int) -> Float:
 
 
 def _fill(K: Packed, chunks: Sequence[Chunk], zeta: int, tell: Progress) -> None:
-    """All covariances of labels, structure by structure, one thread for each of them."""
+    """All covariances of labels, chunk by chunk, one thread for each of them."""
     n_structures = sum(len(chunk.members) for chunk in chunks)
     total = n_structures * (n_structures + 1) // 2
     first = done = 0
     with one_blas_thread(), ThreadPoolExecutor(_n_threads()) as pool:
-        for c, chunk in enumerate(chunks):
-            jobs = [
-                pool.submit(_rows_of, chunk, k, chunks[: c + 1], zeta)
-                for k in range(len(chunk.members))
-            ]
-            for job in jobs:
-                rows = job.result()
-                K.set_rows(first, rows)
-                first += len(rows)
-                done += 1
-                # The work grows with the square of the number of structures.
-                tell("covariance", min(done * (done + 1) // 2, total), total)
+        jobs = [
+            pool.submit(_rows_of, chunk, chunks[: c + 1], zeta) for c, chunk in enumerate(chunks)
+        ]
+        for chunk, job in zip(chunks, jobs, strict=True):
+            rows = job.result()
+            K.set_rows(first, rows)
+            first += len(rows)
+            done += len(chunk.members)
+            # The work grows with the square of the number of structures.
+            tell("covariance", min(done * (done + 1) // 2, total), total)
 
 
 def _n_threads() -> int:
@@ -341,7 +343,7 @@ def _hyperparameters(
     noise_l = [1.0 if k not in present else factor for k, factor in enumerate(noise_l)]
     if delta is not None and None not in noise_l:
         return delta, np.array(noise_l)
-    K_rr = np.vstack([_rows_of(one, 0, sample, zeta) for one in sample])
+    K_rr = np.vstack([_rows_of(one, sample, zeta) for one in sample])
     return maximise_noise(
         K_rr,
         np.concatenate([chunk.y[0] for chunk in sample]),
