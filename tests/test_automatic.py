@@ -148,7 +148,18 @@ def test_a_coarser_descriptor_saves_the_full_basis(ethanol):
     coarse = fake({"forces": 0.11}, {"basis": "full", "zeta": 2}, n=20, change="coarser")
     costly = costly._replace(stages=costly.stages | {"covariance": 50.0})
     found = Race((costly, coarse), costly, "")
-    settings, why = _final_settings(found, None, ethanol, 60.0, None)
+
+    def run(settings, indices, heat):
+        assert settings["feature_tolerance"] == 1e-5
+        covariance = 50.0 if light == "neither" else 1.0
+        return costly._replace(settings=settings, stages=costly.stages | {"covariance": covariance})
+
+    light = "fewer axes"
+    settings, why = _final_settings(found, run, ethanol, 60.0, None)
+    assert settings == {"basis": "full", "zeta": 4, "feature_tolerance": 1e-5}
+    assert any("start, feature_tolerance 1e-05 instead" in line for line in why)
+    light = "neither"
+    settings, why = _final_settings(found, run, ethanol, 60.0, None)
     assert settings == {"basis": "full", "zeta": 2}
     assert any("coarser instead" in line and "s are left" in line for line in why)
 
@@ -171,7 +182,8 @@ def test_molecules_too_dear_in_the_full_basis_keep_to_the_cost(ethanol):
     full = fake({"forces": 0.1}, {"basis": "full", "zeta": 4}, n=20, us_per_atom=500.0)
 
     def run(settings, indices, heat):
-        assert settings["basis"] == "sparse"
+        if settings["basis"] == "full":
+            return full._replace(settings=settings)
         size = {"n_environments": (40, 100)[heat]}
         return fake({"forces": 0.1}, {**settings, **size}, us_per_atom=(10.0, 22.0)[heat])
 
