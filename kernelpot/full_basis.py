@@ -20,6 +20,7 @@ t_i = sum_r alpha_r dx_i/dR_r, as tangents do.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
@@ -35,9 +36,10 @@ from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.environments import Chunk, chunks_of, jacobian_bytes, single
-from kernelpot.gp.exact import Packed, leave_out, maximise_noise, solve
+from kernelpot.gp.exact import leave_out, maximise_noise, solve
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel
+from kernelpot.gp.packed import Packed
 from kernelpot.options import NOISE_RANGE, Options, effective_noise
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
@@ -140,8 +142,7 @@ def fit_full_basis(
     _fill(K, chunks, zeta, tell)
     clock.append(time.perf_counter())
     tell("posterior", 0, 1)
-    solution = solve(K, y_r / delta, sigma_r / delta)
-    tell("posterior", 1, 1)
+    solution = solve(K, y_r / delta, sigma_r / delta, functools.partial(tell, "posterior"))
     log_evidence = solution.log_evidence - len(y_r) * np.log(delta)
     data_fit = solution.data_fit
     if one_factor:

@@ -1,14 +1,12 @@
 """Exact Gaussian process regression: every label is its own inducing variable.
 
-The covariance of n labels is kept in rectangular full packed format, n (n + 1) / 2 numbers
-(Gustavson, Wasniewski, Dongarra and Langou, ACM Trans. Math. Softw. 37, 18 (2010)), and factorised
-in place by LAPACK's pftrf at the speed of matrix products.
+The covariance of n labels is kept and factorised in half of its memory (`packed.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,147 +15,9 @@ from scipy.linalg import lapack
 from scipy.optimize import minimize
 
 from kernelpot.conventions import Float, Int
+from kernelpot.gp.packed import Packed
 
-__all__ = ["Packed", "Solution", "leave_out", "maximise_noise", "solve"]
-
-
-class Packed:
-    """The lower triangle of a symmetric matrix in half the memory.
-
-    With k = n / 2 for even n (the order is rounded up to even, the last row of an odd one is that
-    of the unit matrix): the columns 0..k-1 of the lower triangle, one row down, and above them the
-    triangle of the columns k..n-1, transposed.
-
-    Parameters
-    ----------
-    n : int
-        Order of the matrix.
-    """
-
-    def __init__(self, n: int):
-        self.n = n
-        self._even = n + n % 2
-        self._half = self._even // 2
-        # Fortran order, as LAPACK reads it: one column after the other.
-        self._data = np.zeros((self._even + 1, self._half), order="F")
-        if n % 2:
-            self.add_to_diagonal(np.ones(1), first=n)
-
-    def set_rows(self, first: int, rows: Float) -> None:
-        """Write rows of the lower triangle.
-
-        Parameters
-        ----------
-        first : int
-            Index of the first of them.
-        rows : Float
-            Shape (number of rows, first + number of rows) at least; what lies above the diagonal
-            is not looked at.
-        """
-        half = self._half
-        for k, row in enumerate(rows):
-            i = first + k
-            left = min(i + 1, half)
-            self._data[i + 1, :left] = row[:left]
-            if i >= half:
-                self._data[: i - half + 1, i - half] = row[half : i + 1]
-
-    def add_to_diagonal(self, values: Float, first: int = 0) -> None:
-        """Add to entries of the diagonal.
-
-        Parameters
-        ----------
-        values : Float
-            What to add.
-        first : int
-            Index of the first entry concerned.
-        """
-        i = np.arange(first, first + len(values))
-        left = i < self._half
-        self._data[i[left] + 1, i[left]] += values[left]
-        rest = i[~left] - self._half
-        self._data[rest, rest] += values[~left]
-
-    def diagonal(self) -> Float:
-        """The diagonal.
-
-        Returns
-        -------
-        Float
-            Shape (n,).
-        """
-        left = self._data[np.arange(1, self._half + 1), np.arange(self._half)]
-        rest = np.arange(self._half)
-        return np.concatenate([left, self._data[rest, rest]])[: self.n]
-
-    def factorise(self) -> None:
-        """Replace the matrix by its Cholesky factor.
-
-        Raises
-        ------
-        ValueError
-            If it is not positive definite.
-        """
-        flat = self._data.reshape(-1, order="F")
-        factor, info = lapack.dpftrf(self._even, flat, transr="N", uplo="L", overwrite_a=1)
-        if info != 0:
-            raise ValueError(
-                f"the covariance of the labels is singular to rounding (row {info}): give a larger "
-                "sigma_forces or sigma_energy, or leave out structures that stand there twice"
-            )
-        if factor.base is not self._data and factor is not flat:
-            self._data = factor.reshape(self._data.shape, order="F")
-
-    def solve(self, y_r: Float) -> Float:
-        """Solve with the matrix, once it is factorised.
-
-        Parameters
-        ----------
-        y_r : Float
-            Right-hand side, shape (n,).
-
-        Returns
-        -------
-        Float
-            Shape (n,).
-        """
-        right = np.zeros((self._even, 1), order="F")
-        right[: self.n, 0] = y_r
-        flat = self._data.reshape(-1, order="F")
-        out, _ = lapack.dpftrs(self._even, flat, right, transr="N", uplo="L")
-        return out[: self.n, 0]
-
-    def invert(self) -> None:
-        """Replace the Cholesky factor by the inverse of the matrix."""
-        flat = self._data.reshape(-1, order="F")
-        inverse, _ = lapack.dpftri(self._even, flat, transr="N", uplo="L", overwrite_a=1)
-        if inverse.base is not self._data and inverse is not flat:
-            self._data = inverse.reshape(self._data.shape, order="F")
-
-    def block(self, first: int, n: int) -> Float:
-        """A square block on the diagonal.
-
-        Parameters
-        ----------
-        first : int
-            Its first row.
-        n : int
-            Its order.
-
-        Returns
-        -------
-        Float
-            Symmetric, shape (n, n).
-        """
-        i, j = (index + first for index in np.tril_indices(n))
-        left = j < self._half
-        out = np.zeros((n, n))
-        values = np.empty(len(i))
-        values[left] = self._data[i[left] + 1, j[left]]
-        values[~left] = self._data[j[~left] - self._half, i[~left] - self._half]
-        out[i - first, j - first] = values
-        out[j - first, i - first] = values
-        return out
+__all__ = ["Solution", "leave_out", "maximise_noise", "solve"]
 
 
 class Solution(NamedTuple):
@@ -168,7 +28,12 @@ class Solution(NamedTuple):
     data_fit: float  # -y^T (K + sigma^2)^-1 y / 2, the part that is not the Occam factor
 
 
-def solve(K: Packed, y_r: Float, sigma_r: Float) -> Solution:
+def solve(
+    K: Packed,
+    y_r: Float,
+    sigma_r: Float,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Solution:
     """Solve (K + sigma^2) alpha = y.
 
     Parameters
@@ -179,6 +44,8 @@ def solve(K: Packed, y_r: Float, sigma_r: Float) -> Solution:
         Labels.
     sigma_r : Float
         Standard deviation of their noise.
+    tell : Callable[[int, int], None]
+        Told of the progress.
 
     Returns
     -------
@@ -186,7 +53,7 @@ def solve(K: Packed, y_r: Float, sigma_r: Float) -> Solution:
         alpha and the log density of y.
     """
     K.add_to_diagonal(sigma_r**2)
-    K.factorise()
+    K.factorise(tell)
     alpha_r = K.solve(y_r)
     log_det = 2.0 * float(np.sum(np.log(K.diagonal())))
     data_fit = -0.5 * float(y_r @ alpha_r)
@@ -204,7 +71,7 @@ def leave_out(K: Packed, alpha_r: Float, counts: Sequence[int]) -> Float:
     Parameters
     ----------
     K : Packed
-        The factor that `solve` left; overwritten by the inverse.
+        The factor that `solve` left.
     alpha_r : Float
         The weights that it returned.
     counts : Sequence[int]
@@ -215,13 +82,13 @@ def leave_out(K: Packed, alpha_r: Float, counts: Sequence[int]) -> Float:
     Float
         Label less prediction, shape (n,).
     """
-    K.invert()
+    inverse_rr = K.inverse()
     errors_r = np.empty(len(alpha_r))
     first = 0
     for n in counts:
         block = slice(first, first + n)
         if n:
-            errors_r[block] = np.linalg.solve(K.block(first, n), alpha_r[block])
+            errors_r[block] = np.linalg.solve(inverse_rr[block, block], alpha_r[block])
         first += n
     return errors_r
 
