@@ -43,7 +43,7 @@ def make_model(name, train):
     """The unfitted kernelpot model of a set; ``train`` is there for settings found from it."""
     from kernelpot import KernelPotential, Soap
 
-    return KernelPotential(Soap(**SETS[name]["soap"]), **SETS[name]["model"])
+    return KernelPotential(Soap.from_settings(SETS[name]["soap"]), **SETS[name]["model"])
 
 
 def subset(train, size, seed):

@@ -32,7 +32,7 @@ def measure(name, folder, environments, sizes):
     train, test = accuracy.read(case, folder, case["labels"])
     rows = []
     for size in sizes:
-        soap = Soap(**{**case["soap"], **size})
+        soap = Soap.from_settings({**case["soap"], **size})
         for n in environments:
             model = KernelPotential(soap, n_environments=n, n_tangents=20, feature_tolerance=1e-5)
             started = time.perf_counter()
