@@ -45,7 +45,10 @@ def measure(name, images, selector, n_environments, args, seed):
     held = subset([images[k] for k in held], max(args.structures // 2, 1), seed)
     settings = {**case["model"], "n_environments": n_environments, "n_tangents": args.tangents}
     model = KernelPotential(
-        Soap(**{**case["soap"], **SOAP}), **settings, selector=selector, random_state=seed
+        Soap.from_settings({**case["soap"], **SOAP}),
+        **settings,
+        selector=selector,
+        random_state=seed,
     )
     started = time.perf_counter()
     model.fit(train)
