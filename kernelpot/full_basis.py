@@ -24,8 +24,9 @@ import functools
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -303,12 +304,14 @@ def _fill(K: Packed, chunks: Sequence[Chunk], zeta: int, tell: Progress) -> None
     n_structures = sum(len(chunk.members) for chunk in chunks)
     total = n_structures * (n_structures + 1) // 2
     first = done = 0
-    with one_blas_thread(), ThreadPoolExecutor(_n_threads()) as pool:
-        jobs = [
-            pool.submit(_rows_of, chunk, chunks[: c + 1], zeta) for c, chunk in enumerate(chunks)
-        ]
-        for chunk, job in zip(chunks, jobs, strict=True):
-            rows = job.result()
+    n_threads = _n_threads()
+    with one_blas_thread(), ThreadPoolExecutor(n_threads) as pool:
+        # Few at a time: results that wait are as long as the matrix.
+        jobs: deque[Future[Float]] = deque()
+        for c, chunk in enumerate(chunks):
+            for ahead in range(c + len(jobs), min(c + n_threads + 1, len(chunks))):
+                jobs.append(pool.submit(_rows_of, chunks[ahead], chunks[: ahead + 1], zeta))
+            rows = jobs.popleft().result()
             K.set_rows(first, rows)
             first += len(rows)
             done += len(chunk.members)
