@@ -79,7 +79,7 @@ def front(rows):
 
 
 def draw(rows, name, path):
-    """Test error of the forces against cost; the front as a line."""
+    """Test errors of energies and forces against cost; the front as a line."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -88,28 +88,31 @@ def draw(rows, name, path):
 
     case = accuracy.SETS[name]
     column = 0 if case["measure"] == "mae" else 1
-    figure, axes = plt.subplots(figsize=(6.0, 4.2), layout="constrained")
-    for size in dict.fromkeys((row["n_max"], row["l_max"]) for row in rows):
-        mine = [row for row in rows if (row["n_max"], row["l_max"]) == size]
+    units = {"energy": "meV" if case.get("total") else "meV/atom", "forces": "meV/A"}
+    figure, panels = plt.subplots(1, 2, figsize=(9.0, 3.8), layout="constrained")
+    sizes = dict.fromkeys((row["n_max"], row["l_max"]) for row in rows)
+    for axes, (kind, unit) in zip(panels, units.items(), strict=True):
+        parts = [
+            (f"n {n}, l {ell}", [row for row in rows if (row["n_max"], row["l_max"]) == (n, ell)])
+            for n, ell in sizes
+        ]
+        for words, mine in parts:
+            cost = [row["us_per_atom"] for row in mine]
+            axes.plot(cost, [row["test"][kind][column] for row in mine], "o", ms=4.5, label=words)
+        best = front(rows)
         axes.plot(
-            [row["us_per_atom"] for row in mine],
-            [row["test"]["forces"][column] for row in mine],
-            "o", ms=4.5, label=f"n {size[0]}, l {size[1]}",
+            [row["us_per_atom"] for row in best],
+            [row["test"][kind][column] for row in best],
+            "-", color="0.6", lw=1.2, zorder=0, label="front by left-out forces",
         )  # fmt: skip
-    best = front(rows)
-    axes.plot(
-        [row["us_per_atom"] for row in best],
-        [row["test"]["forces"][column] for row in best],
-        "-", color="0.6", lw=1.2, zorder=0, label="front by left-out errors",
-    )  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="energy, forces, stress (us/atom)")
-    axes.set_ylabel(f"test {case['measure'].upper()} of forces (meV/A)")
-    axes.set_title(name, loc="left")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(ScalarFormatter())
-        axis.set_minor_formatter(NullFormatter())
-    axes.legend(frameon=False)
+        axes.set(xscale="log", xlabel="energy, forces, stress (us/atom)")
+        axes.set_ylabel(f"test {case['measure'].upper()} of {kind} ({unit})")
+        axes.set_ylim(bottom=0.0)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    panels[0].set_title(name, loc="left")
+    panels[1].legend(frameon=False)
     figure.savefig(path, dpi=150)
 
 
