@@ -186,7 +186,7 @@ def test_table_is_accurate_small_and_consistent(make):
     r_p = np.linspace(0.01, CUTOFF - 1e-9, 333)
     f_pj, df_pj = np.empty((2, len(r_p), plan.row))
     for p, r in enumerate(r_p):
-        radial_and_slope(plan, r, 1.0, 0.0, f_pj[p], df_pj[p], 0)
+        radial_and_slope(plan, 0, r, 1.0, 0.0, f_pj[p], df_pj[p], 0)
     exact = functions(r_p).reshape(3, len(r_p), l_max + 1, n_pad)
     power = (r_p / CUTOFF)[:, None, None] ** np.arange(l_max + 1)[:, None]
     for got, want, allowed in ((f_pj, exact[0], 1e-11), (df_pj, exact[1], 1e-8)):
@@ -197,9 +197,9 @@ def test_table_is_accurate_small_and_consistent(make):
     above, below, slope = (np.empty(plan.row) for _ in range(3))
     scratch = np.empty(plan.row)
     for q in (r, r + 0.3 * table.step):
-        radial_and_slope(plan, q + h, 1.0, 0.0, above, scratch, 0)
-        radial_and_slope(plan, q - h, 1.0, 0.0, below, scratch, 0)
-        radial_and_slope(plan, q, 1.0, 0.0, scratch, slope, 0)
+        radial_and_slope(plan, 0, q + h, 1.0, 0.0, above, scratch, 0)
+        radial_and_slope(plan, 0, q - h, 1.0, 0.0, below, scratch, 0)
+        radial_and_slope(plan, 0, q, 1.0, 0.0, scratch, slope, 0)
         np.testing.assert_allclose(slope, (above - below) / (2 * h), rtol=1e-5, atol=1e-4)
 
 
