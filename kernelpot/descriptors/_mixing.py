@@ -11,15 +11,13 @@ radial functions: c_klm,n = sum_z U_kz c_zlm,n is one expansion with functions o
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
 
 from kernelpot.conventions import Float, as_float
-from kernelpot.descriptors._species import atomic_number
+from kernelpot.descriptors._species import by_species, is_real
 
 __all__ = ["channels_of", "mix_tables", "radial_mixing"]
 
@@ -46,7 +44,7 @@ def channels_of(mixing: SpeciesMixing, species: tuple[int, ...]) -> Float:
     ValueError
         If it is neither, or does not speak of all species.
     """
-    if _is_real(mixing):
+    if is_real(mixing):
         if not 0.0 <= mixing <= 1.0:
             raise ValueError(
                 "Soap: species_mixing as one number is the similarity of any two species, from 0 "
@@ -62,19 +60,13 @@ def channels_of(mixing: SpeciesMixing, species: tuple[int, ...]) -> Float:
             "Soap: species_mixing must be a number from 0 to 1, or a dict with the weights of each "
             f"species in all channels; got {mixing!r}"
         )
-    given = {atomic_number("Soap", key): value for key, value in mixing.items()}
-    missing = [chemical_symbols[z] for z in species if z not in given]
-    if missing:
-        raise ValueError(
-            f"Soap: species_mixing has no entry for {', '.join(missing)}; it names "
-            f"{', '.join(chemical_symbols[z] for z in given)}"
-        )
+    given = by_species("Soap", "species_mixing", mixing, species)
     for z, weights in given.items():
         if (
             isinstance(weights, str)
             or not isinstance(weights, Sequence)
             or len(weights) == 0
-            or not all(_is_real(w) and math.isfinite(w) for w in weights)
+            or not all(is_real(w) and math.isfinite(w) for w in weights)
         ):
             raise ValueError(
                 f"Soap: the weights of {chemical_symbols[z]} in species_mixing must be a list of "
@@ -135,7 +127,3 @@ def mix_tables(values_kdj: Float, mixing_lazn: Float, n_pad: int) -> Float:
     out_zkdla = np.zeros((n_species, *values_kdln.shape[:3], padded))
     out_zkdla[..., :n_mixed] = np.einsum("kdln,lazn->zkdla", values_kdln, mixing_lazn)
     return out_zkdla.reshape(n_species, *values_kdj.shape[:2], -1)
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

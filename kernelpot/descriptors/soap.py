@@ -21,7 +21,7 @@ from kernelpot.descriptors import _soap_dscribe
 from kernelpot.descriptors._mixing import channels_of, radial_mixing
 from kernelpot.descriptors._parameters import Parameters
 from kernelpot.descriptors._soap_bound import BoundSoap
-from kernelpot.descriptors._species import ascending, atomic_number
+from kernelpot.descriptors._species import ascending, by_species, is_real
 from kernelpot.descriptors.radial import (
     SCALINGS,
     SMOOTHINGS,
@@ -91,7 +91,8 @@ class Soap(Parameters):
         Radial functions of all channels are combined to this many for each degree, by the
         principal components of the density in the training structures, in every fit: shorter power
         spectra, for many species or many radial functions (Goscinski, Musil, Pozdnyakov, Nigam and
-        Ceriotti, J. Chem. Phys. 155, 104106 (2021)). None keeps all.
+        Ceriotti, J. Chem. Phys. 155, 104106 (2021)). None keeps all, and so does ``create``, which
+        has no training structures.
     engine : str
         "numba" or "auto": this library's code. "dscribe": values by dscribe, for comparison.
     """
@@ -137,7 +138,7 @@ class Soap(Parameters):
         """
         for name in ("cutoff", "sigma"):
             value = getattr(self, name)
-            if not _is_real(value) or not (value > 0.0 and math.isfinite(value)):
+            if not is_real(value) or not (value > 0.0 and math.isfinite(value)):
                 raise ValueError(f"Soap: {name} must be a positive length in A, got {value!r}")
         limits = [("n_max", 1, 64), ("l_max", 0, 20)]
         if self.n_contracted is not None:
@@ -191,15 +192,9 @@ class Soap(Parameters):
     def _species_weights(self, species: tuple[int, ...]) -> dict[int, float]:
         if self.species_weights is None:
             return dict.fromkeys(species, 1.0)
-        given = {atomic_number("Soap", key): value for key, value in self.species_weights.items()}
-        missing = [chemical_symbols[z] for z in species if z not in given]
-        if missing:
-            raise ValueError(
-                f"Soap: species_weights has no entry for {', '.join(missing)}; it names "
-                f"{', '.join(chemical_symbols[z] for z in given)}"
-            )
+        given = by_species("Soap", "species_weights", self.species_weights, species)
         for z, value in given.items():
-            if not _is_real(value) or not (value >= 0.0 and math.isfinite(value)):
+            if not is_real(value) or not (value >= 0.0 and math.isfinite(value)):
                 raise ValueError(
                     f"Soap: the weight of {chemical_symbols[z]} must be a number from 0 on, "
                     f"got {value!r}"
@@ -314,7 +309,3 @@ class Soap(Parameters):
             "weighting": weighting,
             "compression": {"mode": self.compression, "species_weighting": weights},
         }
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
