@@ -22,6 +22,16 @@ import sys
 import time
 from pathlib import Path
 
+MOLECULE_SOAP = {
+    "cutoff": 5.0,
+    "n_max": 8,
+    "l_max": 6,
+    "sigma": 0.3,
+    "n_contracted": 16,
+    "scaling": {"name": "Willatt", "radius": 2.0, "exponent": 4.0},
+}
+"""Descriptor that the race found for 3BPA."""
+
 SETS = {
     "Si": {
         "train": "mlearn/Si_train.xyz.xz",
@@ -66,14 +76,7 @@ SETS = {
         "train": "rMD17/aspirin_train.xyz.xz",
         "test": "rMD17/aspirin_test.xyz.xz",
         "n_train": 950,
-        "soap": {
-            "cutoff": 5.0,
-            "n_max": 8,
-            "l_max": 6,
-            "sigma": 0.3,
-            "n_contracted": 16,
-            "scaling": {"name": "Willatt", "radius": 2.0, "exponent": 4.0},
-        },
+        "soap": MOLECULE_SOAP,
         "model": {"basis": "full", "feature_tolerance": 1e-5},
         "labels": ("energy", "forces"),
         "published": {"GAP": (17.7, 44.9), "FCHL19": (6.2, 20.9), "ACE": (6.1, 17.9)},
@@ -101,14 +104,7 @@ SETS = {
         "train": "3BPA/train_300K.xyz.xz",
         "extra": "3BPA/isolated_atoms.xyz.xz",
         "more_tests": {"300 K": "3BPA/test_300K.xyz.xz", "600 K": "3BPA/test_600K.xyz.xz"},
-        "soap": {
-            "cutoff": 5.0,
-            "n_max": 8,
-            "l_max": 6,
-            "sigma": 0.3,
-            "n_contracted": 16,
-            "scaling": {"name": "Willatt", "radius": 2.0, "exponent": 4.0},
-        },
+        "soap": MOLECULE_SOAP,
         "model": {"basis": "full", "feature_tolerance": 1e-5},
         "labels": ("energy", "forces"),
         "published": {"GAP": (22.8, 87.3), "ACE": (7.1, 27.1), "NequIP": (3.3, 10.8)},

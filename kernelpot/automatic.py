@@ -116,7 +116,8 @@ def _learn_species(
     chosen = order[: max(int(np.searchsorted(sizes, _SPECIES_ATOMS)), 25)]
     splits = system_splits(structures, chosen, rng)
     winner = found.winner
-    if winner.settings["basis"] == "full" or not splits:
+    late = time.perf_counter() > deadline
+    if winner.settings["basis"] == "full" or not splits or late:
         return found, []
     species = sorted({int(z) for s in structures for z in s.numbers_n})
     trials: list[Trial] = []
@@ -138,7 +139,8 @@ def _learn_species(
         )
         return trial.score
 
-    similarity_zz = learn_similarity(species, judge, deadline=deadline, tell=tell)
+    start = winner.settings["descriptor"].species_mixing or 0.0
+    similarity_zz = learn_similarity(species, judge, start=start, deadline=deadline, tell=tell)
     names = [chemical_symbols[z] for z in species]
     words = ", ".join(
         f"{names[i]}-{names[j]} {similarity_zz[i, j]:.3g}"

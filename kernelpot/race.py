@@ -57,9 +57,9 @@ class Trial(NamedTuple):
     score: float  # mean logarithm of the errors of energies and forces
     log_evidence: float
     seconds: float
-    us_per_atom: float  # of a prediction, neighbour search included
+    us_per_atom: float  # of a prediction, neighbours known
     stages: dict[str, float]  # seconds by stage of the fit
-    jacobians: float = 0.0  # bytes of the derivatives of all features, in the full basis
+    jacobians: float = 0.0  # bytes of the derivatives that a full basis keeps
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready entries, for the model file.

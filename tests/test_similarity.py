@@ -40,7 +40,7 @@ def test_pairs_are_told_apart():
         assert np.linalg.eigvalsh(similarity_zz).min() > -1e-9
         return distance(similarity_zz)
 
-    found = learn_similarity((41, 42, 74), judge, deadline=math.inf, tell=quiet)
+    found = learn_similarity((41, 42, 74), judge, start=0.0, deadline=math.inf, tell=quiet)
     assert distance(found) < 0.5 * min(
         distance(np.full((3, 3), s) + (1 - s) * np.eye(3)) for s in (0.0, 0.5, 0.8, 0.9, 0.95)
     )
@@ -54,13 +54,16 @@ def test_noise_changes_no_pair():
     def judge(words, similarity_zz):
         return float(1e-3 * rng.standard_normal())
 
-    found = learn_similarity((1, 6, 8), judge, deadline=math.inf, tell=quiet)
+    found = learn_similarity((1, 6, 8), judge, start=0.0, deadline=math.inf, tell=quiet)
     assert len(np.unique(found[np.triu_indices(3, 1)].round(9))) == 1
 
 
 def test_out_of_time():
-    found = learn_similarity((1, 6), lambda words, s: 0.0, deadline=0.0, tell=quiet)
+    """A similarity that the race had chosen was lost: the first to be tried was none."""
+    found = learn_similarity((1, 6), lambda words, s: 0.0, start=0.0, deadline=0.0, tell=quiet)
     np.testing.assert_array_equal(found, np.eye(2))
+    found = learn_similarity((1, 6), lambda words, s: 0.0, start=0.9, deadline=0.0, tell=quiet)
+    np.testing.assert_allclose(found, [[1.0, 0.9], [0.9, 1.0]])
 
 
 @given(arrays(float, (4, 4), elements=st.floats(-0.2, 1.0)))
