@@ -150,15 +150,14 @@ def test_a_coarser_descriptor_saves_the_full_basis(ethanol):
     found = Race((costly, coarse), costly, "")
 
     def run(settings, indices, heat):
-        assert settings["feature_tolerance"] == 1e-5
-        covariance = 50.0 if light == "neither" else 1.0
+        covariance = 1.0 if settings["feature_tolerance"] == light else 50.0
         return costly._replace(settings=settings, stages=costly.stages | {"covariance": covariance})
 
-    light = "fewer axes"
-    settings, why = _final_settings(found, run, ethanol, 60.0, None)
-    assert settings == {"basis": "full", "zeta": 4, "feature_tolerance": 1e-5}
-    assert any("start, feature_tolerance 1e-05 instead" in line for line in why)
-    light = "neither"
+    for light, words in ((1e-5, "1e-05"), (1e-4, "0.0001")):
+        settings, why = _final_settings(found, run, ethanol, 60.0, None)
+        assert settings == {"basis": "full", "zeta": 4, "feature_tolerance": light}
+        assert any(f"start, feature_tolerance {words} instead" in line for line in why)
+    light = None
     settings, why = _final_settings(found, run, ethanol, 60.0, None)
     assert settings == {"basis": "full", "zeta": 2}
     assert any("coarser instead" in line and "s are left" in line for line in why)
