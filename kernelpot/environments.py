@@ -15,7 +15,7 @@ from kernelpot._jit import njit
 from kernelpot.conventions import LABEL_KINDS, VOIGT, Float, Int, LabelSet, Progress, System, as_int
 from kernelpot.data import Structure
 from kernelpot.descriptors.projected import ProjectedDescriptor
-from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.descriptors.protocol import BoundDescriptor, block_of, n_blocks
 from kernelpot.rows import block_of_pairs
 from kernelpot.selection import system_of
 from kernelpot.targets import to_learn
@@ -29,9 +29,12 @@ _CHUNK = 4
 
 
 class Chunk(NamedTuple):
-    """Environments of structures with the same number of atoms of each species."""
+    """Environments of structures with the same number of atoms of each species.
 
-    x_z: list[Float]  # (n_structures, n_z, n_features)
+    Blocks of centres are the species, or one where the descriptor's centres are shared.
+    """
+
+    x_z: list[Float]  # by block of centres: (n_structures, n_z, n_features)
     J_z: list[Float]  # (n_structures, n_coordinates, n_z, n_features), by generalised coordinates
     members: Int  # places of the structures in the list
     rows: list[Int]  # of each structure: its labels among energy, then coordinates
@@ -78,9 +81,10 @@ def jacobian_bytes(structures: Sequence[Structure], bound: BoundDescriptor) -> f
     float
         Bytes.
     """
-    sizes = dict(zip(bound.species, _sizes(bound), strict=True))
+    sizes = np.array(_sizes(bound))
     return 8.0 * sum(
-        (3 * s.n_atoms + 6 * bool(_strained(s))) * sum(sizes[int(z)] for z in s.numbers_n)
+        (3 * s.n_atoms + 6 * bool(_strained(s)))
+        * float(sizes[block_of(bound, np.searchsorted(bound.species, s.numbers_n))].sum())
         for s in structures
     )
 
@@ -89,7 +93,7 @@ def _sizes(bound: BoundDescriptor) -> list[int]:
     """Features of each species: axes that a species does not have are left out."""
     if isinstance(bound, ProjectedDescriptor):
         return [len(axes_kq) for axes_kq in bound.axes_z]
-    return [bound.n_features] * len(bound.species)
+    return [bound.n_features] * n_blocks(bound)
 
 
 def _strained(structure: Structure) -> bool:
@@ -155,14 +159,16 @@ def _chunk(
     n_s = len(members)
     n_g = 3 * sum(counts) + (6 if strained else 0)
     sizes = _sizes(bound)
+    counts = counts if len(sizes) == len(counts) else (sum(counts),)
     x_z = [np.empty((n_s, n, n_q)) for n, n_q in zip(counts, sizes, strict=True)]
     J_z = [np.zeros((n_s, n_g, n, n_q)) for n, n_q in zip(counts, sizes, strict=True)]
     chunk = Chunk(x_z, J_z, members, [], [], [], [], [], [])
     for k, s in enumerate(members):
         structure = structures[s]
         system = system_of(bound, structure)
-        for z in range(len(counts)):
-            centres_b = as_int(np.flatnonzero(system.species_n == z))
+        block_n = block_of(bound, system.species_n)
+        for z in range(len(sizes)):
+            centres_b = as_int(np.flatnonzero(block_n == z))
             if len(centres_b):
                 _environments(bound, system, centres_b, strained, x_z[z][k], J_z[z][k])
         energy, forces_r, stress_v = to_learn(structure, system.pairs, baseline, repulsion)

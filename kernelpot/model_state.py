@@ -11,7 +11,8 @@ from kernelpot.conventions import Float, LabelSet, Settings, as_int
 from kernelpot.descriptors import DESCRIPTORS
 from kernelpot.descriptors._soap_bound import BoundSoap
 from kernelpot.descriptors.projected import ProjectedDescriptor
-from kernelpot.descriptors.protocol import BoundDescriptor, Descriptor
+from kernelpot.descriptors.protocol import BoundDescriptor, Descriptor, n_blocks
+from kernelpot.descriptors.shared import SharedCentres, shared_centres
 from kernelpot.fitted import Fitted, no_posterior, solve
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.triangles import Triangle
@@ -55,10 +56,12 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
     species = fitted.components[0].descriptor.species
     arrays: dict[str, np.ndarray] = {"weights_m": fitted.weights_m}
     for g, component in enumerate(fitted.components):
-        for z, group in zip(species, component.inducing, strict=True):
-            arrays[f"inducing/{g}/{z}/Z_mq"] = group.Z_mq
-            arrays[f"inducing/{g}/{z}/first_e"] = group.first_e
         bound = component.descriptor
+        for name, group in zip(_blocks(bound), component.inducing, strict=True):
+            arrays[f"inducing/{g}/{name}/Z_mq"] = group.Z_mq
+            arrays[f"inducing/{g}/{name}/first_e"] = group.first_e
+        if isinstance(bound, SharedCentres):
+            bound = bound.inner
         if isinstance(bound, ProjectedDescriptor):
             for z, axes_kq in zip(species, bound.axes_z, strict=True):
                 arrays[f"axes/{g}/{z}"] = axes_kq
@@ -134,21 +137,7 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
         DESCRIPTORS[one["kind"]].from_settings(one["descriptor"]) for one in header["components"]
     ]
     components = tuple(
-        Component(
-            _bind(
-                descriptor,
-                species,
-                arrays.get(f"mixing/{g}"),
-                [arrays.get(f"axes/{g}/{z}") for z in species],
-            ),
-            int(one["zeta"]),
-            tuple(
-                Inducing(
-                    arrays[f"inducing/{g}/{z}/Z_mq"], as_int(arrays[f"inducing/{g}/{z}/first_e"])
-                )
-                for z in species
-            ),
-        )
+        _component(g, descriptor, int(one["zeta"]), species, arrays)
         for g, (descriptor, one) in enumerate(zip(descriptors, header["components"], strict=True))
     )
     weights_m = arrays["weights_m"]
@@ -185,6 +174,29 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
     return State(header["parameters"], descriptor, fitted, header["training"])
 
 
+def _blocks(bound: BoundDescriptor) -> list[str]:
+    """Names of the blocks of inducing variables: atomic numbers, or "all" where they share one."""
+    return ["all"] if n_blocks(bound) < len(bound.species) else [str(z) for z in bound.species]
+
+
+def _component(
+    g: int,
+    descriptor: Descriptor,
+    zeta: int,
+    species: tuple[int, ...],
+    arrays: dict[str, np.ndarray],
+) -> Component:
+    axes_z = [arrays.get(f"axes/{g}/{z}") for z in species]
+    bound = _bind(descriptor, species, arrays.get(f"mixing/{g}"), axes_z)
+    inducing = tuple(
+        Inducing(
+            arrays[f"inducing/{g}/{name}/Z_mq"], as_int(arrays[f"inducing/{g}/{name}/first_e"])
+        )
+        for name in _blocks(bound)
+    )
+    return Component(bound, zeta, inducing)
+
+
 def _bind(
     descriptor: Descriptor,
     species: tuple[int, ...],
@@ -193,7 +205,7 @@ def _bind(
 ) -> BoundDescriptor:
     bound = descriptor.bind(species)
     bound = bound if mixing is None else bound.mixed(mixing)
-    return bound if axes_z[0] is None else ProjectedDescriptor(bound, axes_z)
+    return shared_centres(bound if axes_z[0] is None else ProjectedDescriptor(bound, axes_z))
 
 
 def _upper(n_rows: int, n_columns: int) -> tuple[Float, Float]:

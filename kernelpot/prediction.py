@@ -12,6 +12,7 @@ all of it is one vector.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel_scalar
 from kernelpot.gp.solvers import Posterior
 from kernelpot.neighbours import find_pairs, within
-from kernelpot.rows import Component, collect, prior_variance, species_blocks, structure_rows
+from kernelpot.rows import Component, centre_blocks, collect, prior_variance, structure_rows
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
@@ -50,7 +51,7 @@ class Evaluation(NamedTuple):
 
 
 class Collapsed(NamedTuple):
-    """The weights of one species, its tangents collapsed."""
+    """The weights of one block of centres, its tangents collapsed."""
 
     V_jq: Float  # environments, then their collapsed tangents: (2 n_environments, n_features)
     alpha_e: Float
@@ -133,9 +134,8 @@ class Predictor:
         groups = [(group, c.zeta) for c in components for group in c.inducing]
         edges = np.cumsum([len(group.Z_mq) for group, _ in groups])[:-1]
         weights = np.split(weights_m, edges)
-        collapsed = [collapse(g, w, zeta) for (g, zeta), w in zip(groups, weights, strict=True)]
-        n_z = len(self.species)
-        self._collapsed = [collapsed[c * n_z : (c + 1) * n_z] for c in range(len(self._components))]
+        rest = (collapse(g, w, zeta) for (g, zeta), w in zip(groups, weights, strict=True))
+        self._collapsed = [list(itertools.islice(rest, len(c.inducing))) for c in components]
 
     def species_of(self, numbers_n: Int, name: str = "the structure") -> Int:
         """Index of each atom's species.
@@ -317,7 +317,7 @@ def _add_component(
     """Add one component's local energies; its dE/dD of the pairs."""
     descriptor = component.descriptor
     gradient_pc = np.zeros((len(system.pairs.i_p), 3))
-    for z, centres_b in species_blocks(system.species_n, len(collapsed), _BLOCK):
+    for z, centres_b in centre_blocks(component, system.species_n, _BLOCK):
         V_jq, alpha_e = collapsed[z]
         if len(alpha_e) == 0:
             continue

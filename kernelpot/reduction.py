@@ -34,7 +34,8 @@ def reduce_features(
     """A descriptor on the principal axes of its features and of their derivatives.
 
     What counts is the second moment of unit vectors and of the rows of their Jacobians, each
-    with trace one, for each species of the centre. Forces come from the derivatives, so axes along
+    with trace one, for each species of the centre, or for all together where unlike centres know of
+    each other. Forces come from the derivatives, so axes along
     which environments differ little but change fast are kept as well.
 
     Parameters
@@ -56,10 +57,14 @@ def reduce_features(
     """
     if tolerance <= 0.0 or is_linear(bound):
         return bound
-    axes_z = [
-        _axes(_moment(structures, bound, place_n), tolerance)
+    moments_zqq = [
+        _moment(structures, bound, place_n)
         for place_n in _samples(structures, bound.species, random_state)
     ]
+    if getattr(bound, "centre_similarity", None) is None:
+        axes_z = [_axes(moment_qq, tolerance) for moment_qq in moments_zqq]
+    else:  # products of unlike centres need the same axes
+        axes_z = [_axes(np.sum(moments_zqq, axis=0), tolerance)] * len(moments_zqq)
     kept = max(len(axes_kq) for axes_kq in axes_z)
     log.info("%d of %d features are kept", kept, bound.n_features)
     # A projection that leaves out little costs more than it saves.

@@ -10,7 +10,7 @@ import numpy as np
 
 from kernelpot._jit import njit
 from kernelpot.conventions import Float, Int, System, as_int
-from kernelpot.descriptors.protocol import BoundDescriptor, is_linear
+from kernelpot.descriptors.protocol import BoundDescriptor, block_of, is_linear
 from kernelpot.gp.covariances import K_bb, K_bm, add_gradient_rows, offsets
 from kernelpot.gp.inducing import Inducing
 from kernelpot.neighbours import within
@@ -24,7 +24,7 @@ class Component(NamedTuple):
 
     descriptor: BoundDescriptor
     zeta: int
-    inducing: tuple[Inducing, ...]  # one record for each of the descriptor's species
+    inducing: tuple[Inducing, ...]  # one record for each species, or one that all share
 
     @property
     def n_columns(self) -> int:
@@ -47,26 +47,27 @@ class StructureRows(NamedTuple):
     strain_vm: Float | None  # (6, m), of dE/dstrain, Voigt
 
 
-def species_blocks(species_n: Int, n_species: int, block: int) -> list[tuple[int, Int]]:
-    """Centres of one species at a time, in blocks.
+def centre_blocks(component: Component, species_n: Int, block: int) -> list[tuple[int, Int]]:
+    """Centres that have the same inducing variables, some at a time.
 
     Parameters
     ----------
+    component : Component
+        Says which centres these are: those of one species, or all.
     species_n : Int
         Index of each atom's species.
-    n_species : int
-        How many there are.
     block : int
-        Largest number of centres in a block.
+        Largest number of centres at a time.
 
     Returns
     -------
     list[tuple[int, Int]]
-        Species index, and centres of that species.
+        Place of the record of inducing variables, and centres.
     """
     blocks = []
-    for z in range(n_species):
-        centres_b = np.flatnonzero(species_n == z)
+    block_n = block_of(component.descriptor, species_n)
+    for z in range(len(component.inducing)):
+        centres_b = np.flatnonzero(block_n == z)
         blocks += [(z, as_int(centres_b[k : k + block])) for k in range(0, len(centres_b), block)]
     return blocks
 
@@ -135,7 +136,7 @@ def _add_component(component: Component, system: System, first: int, rows: Struc
     widest = max([descriptor.n_features, *(len(group.Z_mq) for group in inducing)])
     pairs_per_atom = max(1.0, len(pairs.i_p) / max(len(system.species_n), 1)) if gradients else 1.0
     block = int(np.clip(_BLOCK_BYTES / (24.0 * widest * pairs_per_atom), 1, 4096))
-    for z, centres_b in species_blocks(system.species_n, len(inducing), block):
+    for z, centres_b in centre_blocks(component, system.species_n, block):
         group = inducing[z]
         if len(group.Z_mq) == 0:
             continue
@@ -187,7 +188,7 @@ def prior_variance(
         near = System(system.species_n, within(system.pairs, component.descriptor.cutoff)[0])
         blocks = [
             (z, component.descriptor.features(near, centres_b)[0])
-            for z, centres_b in species_blocks(near.species_n, len(component.inducing), 2048)
+            for z, centres_b in centre_blocks(component, near.species_n, 2048)
         ]
         for a, (z, x_aq) in enumerate(blocks):
             for b, (other, x_bq) in enumerate(blocks[: a + 1]):

@@ -13,12 +13,13 @@ from ase.data import chemical_symbols
 from kernelpot.conventions import Float, Int, Progress, System, as_int
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
-from kernelpot.descriptors.protocol import BoundDescriptor, is_linear
+from kernelpot.descriptors.protocol import BoundDescriptor, is_linear, n_blocks
 from kernelpot.gp.greedy import choose_jointly
 from kernelpot.gp.inducing import (
     Inducing,
     Selector,
     join,
+    merge,
     select,
     select_variance,
     singular_tangents,
@@ -126,7 +127,7 @@ def choose_inducing(
     Returns
     -------
     tuple[Inducing, ...]
-        One record for each of the descriptor's species.
+        One record for each of the descriptor's species, or one for all where they share it.
 
     Raises
     ------
@@ -135,7 +136,7 @@ def choose_inducing(
     """
     if is_linear(bound):
         every = Inducing(np.eye(bound.n_features), as_int(np.arange(bound.n_features + 1)))
-        return (every,) * len(bound.species)
+        return (every,) * n_blocks(bound)
     rng = np.random.default_rng(random_state)
     place_n = np.array([(s, n) for s, st in enumerate(structures) for n in range(st.n_atoms)])
     numbers_n = np.concatenate([s.numbers_n for s in structures])
@@ -182,7 +183,7 @@ def choose_inducing(
                 told(k + 1, len(picked))
             group = join(candidates.x_nq[picked], kept)
         chosen.append(group)
-    return tuple(chosen)
+    return tuple(chosen) if n_blocks(bound) == len(chosen) else (merge(chosen),)
 
 
 class _Candidates(NamedTuple):

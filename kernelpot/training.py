@@ -15,6 +15,7 @@ from kernelpot.conventions import LabelSet, Progress
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError, check_energy_scale
 from kernelpot.descriptors.protocol import is_linear
+from kernelpot.descriptors.shared import shared_centres
 from kernelpot.fitted import (
     Fitted,
     Solved,
@@ -114,11 +115,13 @@ def prepare(
         check_energy_scale([s for s in structures if s.source == source])
     species = tuple(sorted({int(z) for s in structures for z in s.numbers_n}))
     bound_g = [
-        reduce_features(
-            structures,
-            contract_density(structures, one.descriptor.bind(species), options.random_state),
-            options.feature_tolerance,
-            options.random_state,
+        shared_centres(
+            reduce_features(
+                structures,
+                contract_density(structures, one.descriptor.bind(species), options.random_state),
+                options.feature_tolerance,
+                options.random_state,
+            )
         )
         for one in options.components
     ]

@@ -20,7 +20,7 @@ SETTINGS = [
     Soap(cutoff=5.0, smoothing=None, scaling=Willatt(radius=2.2, exponent=3.0)),
     Soap(cutoff=5.0, weighting={"function": "poly", "c": 1, "m": 2.5, "r0": 4.0, "w0": 0.1}),
     Soap(cutoff=5.0, compression="mu2", species_weights={"H": 0.1, 8: 1 / 3}, basis="polynomial"),
-    Soap(cutoff=5.0, species_mixing=0.7, n_contracted=6),
+    Soap(cutoff=5.0, species_mixing=0.7, n_contracted=6, centre_similarity=0.9),
     Soap(cutoff=5.0, species_mixing={"H": [0.1, 1 / 3], 8: [1.0, -0.5]}),
 ]
 
@@ -91,6 +91,8 @@ def test_every_weight_can_be_a_setting():
         ({"species_weights": {"H": 1.0}}, "species_weights has no entry for O; it names H"),
         ({"species_weights": {"H": 1.0, "O": -1.0}}, "weight of O must be a number from 0 on"),
         ({"species_weights": {"H": 1.0, "Xy": 1.0}}, "'Xy' is neither a chemical symbol"),
+        ({"centre_similarity": -0.1}, "centre_similarity must be a number from 0"),
+        ({"centre_similarity": True}, "centre_similarity must be a number from 0"),
         ({"species_mixing": 1.5}, "the similarity of any two species, from 0"),
         ({"species_mixing": "alike"}, "must be a number from 0 to 1, or a dict"),
         ({"species_mixing": {"H": [1.0]}}, "species_mixing has no entry for O; it names H"),

@@ -60,6 +60,8 @@ class BoundSoap:
         one set of coefficients, and ``compression`` does not count.
     n_contracted : int | None
         To how many functions a fit is to contract (`contracted`).
+    centre_similarity : float | None
+        How alike a fit is to take unlike centres (`shared_centres`).
 
     Attributes
     ----------
@@ -72,6 +74,8 @@ class BoundSoap:
     mixing : Float | None
         As given.
     n_contracted : int | None
+        As given.
+    centre_similarity : float | None
         As given.
     """
 
@@ -91,14 +95,17 @@ class BoundSoap:
         weight_z: Sequence[float],
         mixing: Float | None = None,
         n_contracted: int | None = None,
+        centre_similarity: float | None = None,
     ):
         self._settings = {
             "species": species, "cutoff": cutoff, "n_max": n_max, "l_max": l_max, "sigma": sigma,
             "basis": basis, "smoothing": smoothing, "scaling": scaling, "w0": w0,
             "compression": compression, "weight_z": weight_z, "n_contracted": n_contracted,
+            "centre_similarity": centre_similarity,
         }  # fmt: skip
         self.mixing = mixing
         self.n_contracted = n_contracted
+        self.centre_similarity = centre_similarity
         # dscribe counts neighbours until their Gaussians have decayed to 1e-3 at the cutoff.
         padded = cutoff + sigma * np.sqrt(-2.0 * np.log(1e-3))
         self.species = species

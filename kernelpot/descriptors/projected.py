@@ -40,6 +40,8 @@ class ProjectedDescriptor:
         Radius of the pair list, angstrom.
     n_features : int
         The largest number of kept axes; features of the other species end with zeros.
+    centre_similarity : float | None
+        As of ``inner``; with it the axes of all species have to be the same.
     """
 
     def __init__(self, inner: BoundDescriptor, axes_z: Sequence[Float]):
@@ -48,6 +50,7 @@ class ProjectedDescriptor:
         self.species = inner.species
         self.cutoff = inner.cutoff
         self.n_features = max(len(axes_kq) for axes_kq in self.axes_z)
+        self.centre_similarity = getattr(inner, "centre_similarity", None)
 
     def features(self, system: System, centres_b: Int) -> tuple[Float, _State]:
         """Feature vectors, and a state that ``vjp`` takes.

@@ -7,11 +7,17 @@ that is true, features of any length, the kernel x . x' (zeta is 1) and no choic
 because every feature is an inducing variable. Everything here works on blocks of
 centres: the caller chooses which atoms, in which order, and how many at a time, and thereby bounds
 the memory.
+
+Environments of unlike centres are independent and have inducing variables of their own, species by
+species, unless the descriptor has an attribute ``shared`` that is true (`SharedCentres`): then there
+is one block of inducing variables, and the kernel is that of the features for all centres.
 """
 
 from __future__ import annotations
 
 from typing import Any, Protocol
+
+import numpy as np
 
 from kernelpot.conventions import Float, Int, Settings, System
 
@@ -70,3 +76,37 @@ def is_linear(descriptor: Descriptor | BoundDescriptor) -> bool:
         False where it says nothing of it.
     """
     return bool(getattr(descriptor, "linear", False))
+
+
+def n_blocks(bound: BoundDescriptor) -> int:
+    """Number of blocks of inducing variables.
+
+    Parameters
+    ----------
+    bound : BoundDescriptor
+        Bound to species.
+
+    Returns
+    -------
+    int
+        One for each species, or one for all where they are shared.
+    """
+    return 1 if getattr(bound, "shared", False) else len(bound.species)
+
+
+def block_of(bound: BoundDescriptor, species_n: Int) -> Int:
+    """Block of inducing variables of each atom's environment.
+
+    Parameters
+    ----------
+    bound : BoundDescriptor
+        Bound to species.
+    species_n : Int
+        Index of each atom's species.
+
+    Returns
+    -------
+    Int
+        The same, or zeros where all species share one block.
+    """
+    return np.zeros_like(species_n) if n_blocks(bound) == 1 else species_n

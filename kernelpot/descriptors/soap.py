@@ -93,6 +93,11 @@ class Soap(Parameters):
         spectra, for many species or many radial functions (Goscinski, Musil, Pozdnyakov, Nigam and
         Ceriotti, J. Chem. Phys. 155, 104106 (2021)). None keeps all, and so does ``create``, which
         has no training structures.
+    centre_similarity : float | None
+        How alike environments of unlike central atoms are whose surroundings are the same, from 0
+        to 1: the fit's kernel is that of ``s x . x' + (1 - s) [z = z']``, with one set of inducing
+        variables for all species, so that what is learned around one of them counts for the others.
+        None: they are independent, as 0 would have it but for the sum with a constant.
     engine : str
         "numba" or "auto": this library's code. "dscribe": values by dscribe, for comparison.
     """
@@ -112,6 +117,7 @@ class Soap(Parameters):
         species_weights: dict[str | int, float] | None = None,
         species_mixing: float | dict[str | int, list[float]] | None = None,
         n_contracted: int | None = None,
+        centre_similarity: float | None = None,
         engine: str = "auto",
     ):
         self.cutoff = cutoff
@@ -126,6 +132,7 @@ class Soap(Parameters):
         self.species_weights = species_weights
         self.species_mixing = species_mixing
         self.n_contracted = n_contracted
+        self.centre_similarity = centre_similarity
         self.engine = engine
 
     def validate(self) -> None:
@@ -161,6 +168,12 @@ class Soap(Parameters):
                     f"Soap: {name} and compression={self.compression!r} both say how channels are "
                     "combined; give one of them"
                 )
+        alike = self.centre_similarity
+        if alike is not None and not (is_real(alike) and 0.0 <= alike <= 1.0):
+            raise ValueError(
+                "Soap: centre_similarity must be a number from 0 (unlike) to 1 (the same), or None "
+                f"for environments that are independent; got {alike!r}"
+            )
         if self.basis == "gto" and self.cutoff <= 1.0:
             raise ValueError(
                 f"Soap: the gto basis needs a cutoff above 1 A, got {self.cutoff:g}; raise it or "
@@ -246,6 +259,7 @@ class Soap(Parameters):
             weight_z=list(self._species_weights(species).values()),
             mixing=mixing,
             n_contracted=self.n_contracted,
+            centre_similarity=self.centre_similarity,
         )
 
     def create(self, atoms: Atoms, species: Iterable[int | str] | None = None) -> Float:

@@ -8,7 +8,7 @@ Jacobian: the directions in feature space in which its neighbours can move it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ VARIANCE_FLOOR = 1e-10
 
 
 class Inducing(NamedTuple):
-    """Inducing variables of one species, environment by environment.
+    """Inducing variables of one block of centres, environment by environment.
 
     Rows ``first_e[e]`` of ``Z_mq`` is the unit vector of environment e; the rows after it, up to
     ``first_e[e + 1]``, are its unit tangents.
@@ -69,6 +69,24 @@ def join(x_eq: Float, tangents: list[Float]) -> Inducing:
     first_e = np.concatenate([[0], np.cumsum([len(r) for r in rows])])
     Z_mq = np.vstack(rows) if rows else np.zeros((0, x_eq.shape[1]))
     return Inducing(as_float(Z_mq), as_int(first_e))
+
+
+def merge(groups: Sequence[Inducing]) -> Inducing:
+    """All inducing variables of several records in one.
+
+    Parameters
+    ----------
+    groups : Sequence[Inducing]
+        With the same features.
+
+    Returns
+    -------
+    Inducing
+        Environments of one after those of the other.
+    """
+    first_e = [np.diff(group.first_e) for group in groups]
+    first_e = np.concatenate([[0], np.cumsum(np.concatenate(first_e))])
+    return Inducing(as_float(np.vstack([group.Z_mq for group in groups])), as_int(first_e))
 
 
 def singular_tangents(J_pcq: Float, n_tangents: int, threshold: float) -> tuple[Float, Float]:

@@ -68,6 +68,10 @@ _DESCRIPTOR = {
         Count | None,
         "combine the radial functions of all species to this many, by the training structures",
     ),
+    "centre_similarity": (
+        Annotated[float, Field(ge=0.0, le=1.0)] | None,
+        "how alike environments of unlike central atoms are, 0 to 1; none: independent",
+    ),
     "engine": (Literal[ENGINES], "what computes: " + ", ".join(ENGINES)),
 }
 _PAIRS = {

@@ -1,0 +1,140 @@
+"""Environments of unlike centres that know of each other: the centre's species as a feature."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kernelpot.conventions import Float, Int, System
+from kernelpot.descriptors.protocol import BoundDescriptor
+
+__all__ = ["SharedCentres", "shared_centres"]
+
+
+class _State(NamedTuple):
+    inner: Any
+
+
+class SharedCentres:
+    """Features ``(sqrt(s) x, sqrt(1 - s) e_z)`` with the unit vector e_z of the centre's species.
+
+    Products of two environments are ``s x . x' + (1 - s) [z = z']``: one kernel for all centres, in
+    which equal densities around unlike centres are alike by s. So all species have one block of
+    inducing variables, and what is learned around one of them counts for the others. (Such a task
+    kernel as a factor, the intrinsic model of coregionalisation of Bonilla, Chai and Williams,
+    NIPS 20, 153 (2007), was worse for those centres that the data know well.)
+
+    Parameters
+    ----------
+    inner : BoundDescriptor
+        What describes the surroundings by unit vectors whose components mean the same for all
+        species of the centre.
+    similarity : float
+        s, from 0 (unlike) to 1 (the centre's species does not count).
+
+    Attributes
+    ----------
+    species : tuple[int, ...]
+        Atomic numbers, ascending.
+    cutoff : float
+        Radius of the pair list, angstrom.
+    n_features : int
+        Those of the surroundings and one for each species.
+    """
+
+    shared = True
+
+    def __init__(self, inner: BoundDescriptor, similarity: float):
+        self.inner = inner
+        self.species = inner.species
+        self.cutoff = inner.cutoff
+        self.n_features = inner.n_features + len(inner.species)
+        self._root = math.sqrt(similarity)
+        self._own = math.sqrt(1.0 - similarity)
+
+    def features(self, system: System, centres_b: Int) -> tuple[Float, _State]:
+        """Unit feature vectors, and a state that ``vjp`` takes.
+
+        Parameters
+        ----------
+        system : System
+            Species and pairs of a structure.
+        centres_b : Int
+            Atoms to describe.
+
+        Returns
+        -------
+        tuple[Float, _State]
+            x_bq, shape (n_centres, n_features).
+        """
+        inner_bq, state = self.inner.features(system, centres_b)
+        return self._with_species(inner_bq, system, centres_b), _State(state)
+
+    def _with_species(self, inner_bq: Float, system: System, centres_b: Int) -> Float:
+        x_bq = np.zeros((len(inner_bq), self.n_features))
+        x_bq[:, : self.inner.n_features] = self._root * inner_bq
+        own_b = self.inner.n_features + system.species_n[centres_b]
+        x_bq[np.arange(len(x_bq)), own_b] = self._own
+        return x_bq
+
+    def vjp(
+        self, system: System, centres_b: Int, state: _State, g_bq: Float, out_pc: Float
+    ) -> None:
+        """Write ``sum_q g_bq dx_bq/dD_pc`` into the rows that are pairs of the centres.
+
+        Parameters
+        ----------
+        system : System
+            As given to ``features``.
+        centres_b : Int
+            As given to ``features``.
+        state : _State
+            What ``features`` returned for them.
+        g_bq : Float
+            Derivative of something by the features, (n_centres, n_features).
+        out_pc : Float
+            Shape (n_pairs, 3), of all pairs of the system; rows of other centres are not touched.
+        """
+        inner_bq = self._root * g_bq[:, : self.inner.n_features]
+        self.inner.vjp(system, centres_b, state.inner, inner_bq, out_pc)
+
+    def jacobian(self, system: System, centres_b: Int) -> tuple[Float, Float]:
+        """Features and their derivatives by the vectors to the neighbours.
+
+        Parameters
+        ----------
+        system : System
+            Species and pairs of a structure.
+        centres_b : Int
+            Atoms to describe.
+
+        Returns
+        -------
+        tuple[Float, Float]
+            x_bq (n_centres, n_features) and J_pcq = dx_bq/dD_pc (n_pairs, 3, n_features) of the
+            centres' pairs, one centre after the other, 1/angstrom.
+        """
+        inner_bq, inner_pcq = self.inner.jacobian(system, centres_b)
+        J_pcq = np.zeros((len(inner_pcq), 3, self.n_features))
+        J_pcq[:, :, : self.inner.n_features] = self._root * inner_pcq
+        return self._with_species(inner_bq, system, centres_b), J_pcq
+
+
+def shared_centres(bound: BoundDescriptor) -> BoundDescriptor:
+    """The descriptor with the centre's species among its features, where it asks for it.
+
+    Parameters
+    ----------
+    bound : BoundDescriptor
+        The last step of what `Soap` asks for, after contraction and projection.
+
+    Returns
+    -------
+    BoundDescriptor
+        `SharedCentres`, or the one that was given where its ``centre_similarity`` is None or it has
+        none.
+    """
+    similarity = getattr(bound, "centre_similarity", None)
+    return bound if similarity is None else SharedCentres(bound, similarity)
