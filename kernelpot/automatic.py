@@ -23,7 +23,7 @@ from kernelpot.full_basis import memory_needed
 from kernelpot.neighbours import find_pairs
 from kernelpot.prediction import evaluate_structure, time_predictions
 from kernelpot.race import Race, Runner, Trial, balanced_order, race, score
-from kernelpot.similarity import Split, channels, learn_similarity, system_splits
+from kernelpot.similarity import Alike, Split, channels, learn_similarity, system_splits
 
 __all__ = ["fit_automatically"]
 
@@ -93,7 +93,7 @@ def fit_automatically(
         tell=tell,
     )
     found, alike = _learn_species(
-        found, make_trial, images, structures, started + time_budget / 2.0, random_state, tell
+        found, make_trial, run, images, structures, started + time_budget / 2.0, random_state, tell
     )
     left = time_budget - (time.perf_counter() - started)
     settings, why = _final_settings(found, run, structures, left, cost)
@@ -106,13 +106,14 @@ def fit_automatically(
 def _learn_species(
     found: Race,
     make: Make,
+    run: Runner,
     images: Sequence[Any],
     structures: Sequence[Structure],
     deadline: float,
     random_state: int | None,
     tell: Progress,
 ) -> tuple[Race, list[str]]:
-    """The winner with the similarity of species that predicts systems left out best."""
+    """The winner with the similarity of species that predicts systems left out best, and why."""
     rng = np.random.default_rng(random_state)
     order = balanced_order(structures, rng)
     sizes = np.cumsum([structures[s].n_atoms for s in order])
@@ -125,13 +126,14 @@ def _learn_species(
     species = sorted({int(z) for s in structures for z in s.numbers_n})
     trials: list[Trial] = []
 
-    def with_similarity(similarity_zz: Float) -> dict[str, Any]:
+    def settings_of(alike: Alike) -> dict[str, Any]:
         soap = winner.settings["descriptor"].get_params(deep=False)
-        mixing = channels(similarity_zz, species)
-        return {**winner.settings, "descriptor": Soap(**{**soap, "species_mixing": mixing})}
+        soap["species_mixing"] = channels(alike.neighbours_zz, species)
+        soap["centre_similarity"] = alike.centres
+        return {**winner.settings, "descriptor": Soap(**soap)}
 
-    def judge(words: str, similarity_zz: Float) -> float:
-        settings = {**with_similarity(similarity_zz), **_HEATS[0]}
+    def judge(words: str, alike: Alike) -> float:
+        settings = {**settings_of(alike), **_HEATS[0]}
         trial = _without_systems(make, settings, splits, images, structures)
         trials.append(
             trial._replace(
@@ -143,15 +145,22 @@ def _learn_species(
         return trial.score
 
     start = winner.settings["descriptor"].species_mixing or 0.0
-    similarity_zz = learn_similarity(species, judge, start=start, deadline=deadline, tell=tell)
+    alike = learn_similarity(species, judge, start=start, deadline=deadline, tell=tell)
     names = [chemical_symbols[z] for z in species]
     words = ", ".join(
-        f"{names[i]}-{names[j]} {similarity_zz[i, j]:.3g}"
+        f"{names[i]}-{names[j]} {alike.neighbours_zz[i, j]:.3g}"
         for i in range(len(species))
         for j in range(i)
     )
     why = f"species alike (1 is the same) by systems left out in turn: {words}"
-    winner = winner._replace(settings=with_similarity(similarity_zz))
+    winner = winner._replace(settings=settings_of(alike))
+    if alike.centres is not None:
+        why += f"; unlike centres {alike.centres:g}"
+        # Every environment sees all inducing variables: other times than those of the race.
+        part = order[: found.winner.n_structures]
+        settings = {k: v for k, v in winner.settings.items() if k not in _HEATS[0]}
+        trials += [run(settings, part, heat)._replace(change=winner.change) for heat in (0, 1)]
+        winner = trials[-1]
     return Race((*found.trials, *trials), winner, found.reason), [why]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kernelpot import KernelPotential, Soap
-from kernelpot.automatic import _learn_species
+from kernelpot.automatic import _learn_species, _runner
 from kernelpot.data import structures_from_atoms
 from kernelpot.descriptors._mixing import channels_of
 from kernelpot.race import Race, Trial
@@ -26,44 +26,48 @@ def quiet(stage, done, total):
 
 
 def distance(similarity_zz):
-    """A made-up error, of the logarithm of the dissimilarity."""
+    """A made-up error: by how much the logarithm of the dissimilarity is wrong."""
     i, j = np.triu_indices(3, 1)
     unlike, wanted = 1.0 - similarity_zz[i, j], 1.0 - TRUE[i, j]
     return float(np.sum(np.abs(np.log((unlike + 0.01) / (wanted + 0.01)))))
 
 
-def test_pairs_are_told_apart():
+@pytest.mark.parametrize("favourite", [0.0, 0.95, 1.0])
+def test_pairs_are_told_apart(favourite):
     tried = []
 
-    def judge(words, similarity_zz):
+    def judge(words, alike):
         tried.append(words)
-        assert np.linalg.eigvalsh(similarity_zz).min() > -1e-9
-        return distance(similarity_zz)
+        assert np.linalg.eigvalsh(alike.neighbours_zz).min() > -1e-9
+        return distance(alike.neighbours_zz) + abs((alike.centres or 0.0) - favourite)
 
-    found = learn_similarity((41, 42, 74), judge, start=0.0, deadline=math.inf, tell=quiet)
+    found, centres = learn_similarity((41, 42, 74), judge, start=0.0, deadline=math.inf, tell=quiet)
     assert distance(found) < 0.5 * min(
         distance(np.full((3, 3), s) + (1 - s) * np.eye(3)) for s in (0.0, 0.5, 0.8, 0.9, 0.95)
     )
     assert found[0, 1] > 0.9 > found[0, 2]
+    assert (centres or 0.0) == favourite
     assert any(words.startswith("Nb and Mo alike by 0.9") for words in tried)
 
 
 def test_noise_changes_no_pair():
     rng = np.random.default_rng(0)
 
-    def judge(words, similarity_zz):
+    def judge(words, alike):
         return float(1e-3 * rng.standard_normal())
 
-    found = learn_similarity((1, 6, 8), judge, start=0.0, deadline=math.inf, tell=quiet)
+    found, centres = learn_similarity((1, 6, 8), judge, start=0.0, deadline=math.inf, tell=quiet)
+    assert centres is None
     assert len(np.unique(found[np.triu_indices(3, 1)].round(9))) == 1
 
 
 def test_out_of_time():
     """A similarity that the race had chosen was lost: the first to be tried was none."""
     found = learn_similarity((1, 6), lambda words, s: 0.0, start=0.0, deadline=0.0, tell=quiet)
-    np.testing.assert_array_equal(found, np.eye(2))
+    np.testing.assert_array_equal(found.neighbours_zz, np.eye(2))
     found = learn_similarity((1, 6), lambda words, s: 0.0, start=0.9, deadline=0.0, tell=quiet)
-    np.testing.assert_allclose(found, [[1.0, 0.9], [0.9, 1.0]])
+    np.testing.assert_allclose(found.neighbours_zz, [[1.0, 0.9], [0.9, 1.0]])
+    assert found.centres is None
 
 
 @given(arrays(float, (4, 4), elements=st.floats(-0.2, 1.0)))
@@ -110,20 +114,29 @@ def test_the_similarity_of_alloys_is_learned(alloys):
     soap = Soap(cutoff=4.5, n_max=5, l_max=3, n_contracted=8)
     settings = {"descriptor": soap, "basis": "sparse", "zeta": 4}
     start = Trial("start", settings, 25, 1, {}, 0.0, 0.0, 1.0, 1.0, {})
+    structures = structures_from_atoms(alloys)
+
+    def make(settings):
+        return KernelPotential(**settings)
+
     found, why = _learn_species(
-        Race((start,), start, ""), lambda s: KernelPotential(**s), alloys,
-        structures_from_atoms(alloys), math.inf, 0, quiet,
+        Race((start,), start, ""), make, _runner(make, alloys, structures), alloys, structures,
+        math.inf, 0, quiet,
     )  # fmt: skip
     assert "Au-Cu" in why[0] or "Cu-Au" in why[0] or "Ag-Cu" in why[0]
-    scores = {trial.change: trial.score for trial in found.trials[1:]}
+    left_out = [trial for trial in found.trials if trial.change.endswith("systems left out")]
+    scores = {trial.change: trial.score for trial in left_out}
     unlike = scores["all species alike by 0; systems left out"]
     assert min(scores.values()) < unlike - 0.2
-    mixing = found.winner.settings["descriptor"].species_mixing
-    assert set(mixing) == {"Cu", "Ag", "Au"}
+    soap = found.winner.settings["descriptor"]
+    assert set(soap.species_mixing) == {"Cu", "Ag", "Au"}
+    apart = min(score for words, score in scores.items() if words.startswith("all species"))
+    together = min(score for words, score in scores.items() if words.startswith("unlike centres"))
+    assert (soap.centre_similarity is not None) == (together < apart - 0.01)
     only_copper = alloys[:7]
     same, why = _learn_species(
-        Race((start,), start, ""), lambda s: KernelPotential(**s), only_copper,
-        structures_from_atoms(only_copper), math.inf, 0, quiet,
+        Race((start,), start, ""), make, None, only_copper, structures_from_atoms(only_copper),
+        math.inf, 0, quiet,
     )  # fmt: skip
     assert same.winner is start
     assert why == []
