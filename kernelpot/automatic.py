@@ -76,7 +76,7 @@ def fit_automatically(
     random_state : int | None
         Seed.
     tell : Progress
-        Told of the stage "race".
+        Told of the stages "race", "steps" and "species".
 
     Returns
     -------

@@ -3,7 +3,8 @@
 Every trial fits a small model to a part of the training structures and is judged by its errors on
 structures that are left out in turn; the score is the mean logarithm of the errors of energies and
 forces. Changes of one setting at a time race first; those that help are combined and race again on
-more data. No other data are looked at.
+more data. In the time that is left, the winner's numbers are changed by small steps, on the same
+data, for as long as that helps. No other data are looked at.
 """
 
 from __future__ import annotations
@@ -16,34 +17,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import Float, Progress
+from kernelpot.conventions import Progress
 from kernelpot.data import Structure
-from kernelpot.descriptors import ShiftedCosine, Soap, Willatt
-from kernelpot.neighbours import find_pairs
 from kernelpot.terms.composition import is_isolated
+from kernelpot.variations import COARSER, FINER, apply, first_settings, steps, variations
 
-__all__ = ["Race", "Runner", "Trial", "balanced_order", "nearest_distance", "race", "score"]
+__all__ = ["Race", "Runner", "Trial", "balanced_order", "race", "score"]
 
 log = logging.getLogger("kernelpot")
 
+_STEP_GAIN = 0.01
+"""Least gain of the score for a small step of one number."""
+_STEPS = 20
+"""How many steps are expected, for the display of progress."""
 _GAINS = (0.01, 0.03)
 """Least gain of the score in the first and in the second heat: a change that helps little on a part
 of the data may not help on all of them (measured on silicon, where 3 per cent were a mistake)."""
-_FINER, _MIDDLE, _COARSER = "n_max 10, l_max 8", "n_max 8, l_max 6", "n_max 6, l_max 4"
-_RESOLUTIONS = {
-    _FINER: {"n_max": 10, "l_max": 8},
-    _MIDDLE: {"n_max": 8, "l_max": 6},
-    _COARSER: {"n_max": 6, "l_max": 4},
-}
-_CONTRACTED = {_FINER: 20, _MIDDLE: 16, _COARSER: 12}
-"""Radial functions of several species together. Left-out errors of 12 to 16 are those of all 24 to
-32 (ethanol, 3BPA, NbMoTaW); 10 and 8 cost 6 to 35 per cent of the forces."""
 _ENERGIES = 200
 """Energies from which on their error counts half as much as that of the forces; fewer count in
 proportion, because the scatter of some tens hides what a setting does (measured on silicon: 40 per
 cent between settings that differ by 5 in the forces)."""
-_MOLECULE = 60
-"""Atoms of the largest structure for which the full gradient basis is tried."""
 
 
 class Trial(NamedTuple):
@@ -89,141 +82,6 @@ Runner = Callable[[Mapping[str, Any], Sequence[int], int], Trial]
 filled in by the race."""
 
 
-def nearest_distance(structures: Sequence[Structure]) -> float:
-    """Median distance of an atom to its nearest neighbour.
-
-    Parameters
-    ----------
-    structures : Sequence[Structure]
-        At most a hundred of them are looked at.
-
-    Returns
-    -------
-    float
-        Angstrom; NaN where no atom has a neighbour within 6 angstrom.
-    """
-    nearest: list[Float] = []
-    for s in structures[:: max(1, len(structures) // 100)]:
-        pairs = find_pairs(s.positions_nc, s.cell_cc, s.pbc_c, 6.0)
-        if len(pairs.r_p):
-            least_n = np.full(s.n_atoms, np.inf)
-            np.minimum.at(least_n, pairs.i_p, pairs.r_p)
-            nearest.append(least_n[np.isfinite(least_n)])
-    return float(np.median(np.concatenate(nearest))) if nearest else math.nan
-
-
-def first_settings(structures: Sequence[Structure]) -> dict[str, Any]:
-    """Where the race begins: a descriptor of the length scale of the data.
-
-    Parameters
-    ----------
-    structures : Sequence[Structure]
-        The training structures.
-
-    Returns
-    -------
-    dict[str, Any]
-        Parameters of the model.
-    """
-    distance = nearest_distance(structures)
-    cutoff = 5.0 if not distance > 0 else round(max(5.0, 1.95 * distance), 1)
-    basis = "full" if suits_full_basis(structures) else "sparse"
-    n_species = len({int(z) for s in structures for z in s.numbers_n})
-    # One species costs little, and gains from resolution as the data grow.
-    resolution = _FINER if n_species == 1 else _MIDDLE
-    soap = {"cutoff": cutoff, "sigma": 0.4, **_RESOLUTIONS[resolution]}
-    if n_species > 1:
-        soap["n_contracted"] = _CONTRACTED[resolution]
-    return {"descriptor": Soap(**soap), "basis": basis, "zeta": 4}
-
-
-def suits_full_basis(structures: Sequence[Structure]) -> bool:
-    """Whether these are small molecules, for which all labels can be basis functions.
-
-    Parameters
-    ----------
-    structures : Sequence[Structure]
-        The training structures.
-
-    Returns
-    -------
-    bool
-        No periodic structure, none above some tens of atoms, and at least a few.
-    """
-    return len(structures) >= 10 and all(
-        not s.pbc_c.any() and s.n_atoms <= _MOLECULE for s in structures
-    )
-
-
-def variations(settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Settings that differ in one respect.
-
-    Parameters
-    ----------
-    settings : Mapping[str, Any]
-        Where to start from.
-
-    Returns
-    -------
-    list[tuple[str, dict[str, Any]]]
-        What is changed, in words, and the parameters that are.
-    """
-    soap = settings["descriptor"]
-    several = soap.n_contracted is not None
-    resolutions = {
-        words: {**size, "n_contracted": _CONTRACTED[words] if several else None}
-        for words, size in _RESOLUTIONS.items()
-        if size["n_max"] != soap.n_max
-    }
-    changes: list[tuple[str, dict[str, Any]]] = [
-        (f"cutoff {0.8 * soap.cutoff:.1f}", {"cutoff": round(0.8 * soap.cutoff, 1)}),
-        (f"cutoff {1.2 * soap.cutoff:.1f}", {"cutoff": round(1.2 * soap.cutoff, 1)}),
-        *resolutions.items(),
-        ("sigma 0.3", {"sigma": 0.3}),
-        ("sigma 0.5", {"sigma": 0.5}),
-        ("scaling exponent 4", {"scaling": Willatt(exponent=4.0)}),
-        (
-            f"scaling radius {0.4 * soap.cutoff:.1f}, exponent 4",
-            {"scaling": Willatt(radius=round(0.4 * soap.cutoff, 1), exponent=4.0)},
-        ),
-        ("no scaling", {"scaling": None}),
-        ("cutoff width 2", {"smoothing": ShiftedCosine(width=2.0)}),
-        ("zeta 2", {"zeta": 2}),
-        ("zeta 6", {"zeta": 6}),
-    ]
-    if several:
-        changes += [
-            (f"species alike by {similarity:g}", {"species_mixing": similarity})
-            for similarity in (0.5, 0.9)
-        ]
-    return changes
-
-
-def apply(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with a change of the descriptor or of the model.
-
-    Parameters
-    ----------
-    settings : Mapping[str, Any]
-        To start from.
-    change : Mapping[str, Any]
-        Parameters of the descriptor, or "zeta".
-
-    Returns
-    -------
-    dict[str, Any]
-        New settings.
-    """
-    new = dict(settings)
-    own = {name: value for name, value in change.items() if name in new and name != "descriptor"}
-    rest = {name: value for name, value in change.items() if name not in own}
-    new |= own
-    if rest:
-        parameters = {**settings["descriptor"].get_params(deep=False), **rest}
-        new["descriptor"] = Soap(**parameters)
-    return new
-
-
 def score(errors: Mapping[str, float], n_structures: int) -> float:
     """Mean logarithm of the errors on structures left out.
 
@@ -267,7 +125,7 @@ def race(
     random_state : int | None
         Seed of the choice of structures.
     tell : Progress
-        Told of the stage "race".
+        Told of the stages "race" and "steps".
 
     Returns
     -------
@@ -307,11 +165,46 @@ def race(
     winner = min(final, key=lambda t: t.score)
     if winner.score > final[0].score - _GAINS[1]:
         winner = final[0]
+    winner, tried = _climb(winner, run, large, deadline, tell)
+    if winner is final[0]:
         reason = f"no change lowers the errors by {100.0 * _GAINS[1]:.0f} %"
     else:
         gain = 100.0 * (1.0 - math.exp(winner.score - final[0].score))
         reason = f"{gain:.0f} % less error on left-out folds than the first settings"
-    return Race((*trials, *final), winner, reason)
+    return Race((*trials, *final, *tried), winner, reason)
+
+
+def _climb(
+    best: Trial, run: Runner, indices: Sequence[int], deadline: float, tell: Progress
+) -> tuple[Trial, list[Trial]]:
+    """The best of the settings that small steps lead to, one number after the other."""
+    tried: list[Trial] = []
+    start, n_left = best, len(steps(best.settings))
+    k = 0
+    while n_left and time.perf_counter() < deadline:
+        moved = False
+        for direction in (0, 1):
+            while time.perf_counter() < deadline:
+                step = steps(best.settings)[k][direction]
+                if step is None:
+                    break
+                words, change = step
+                trial = run(apply(best.settings, change), indices, 1)
+                tried.append(trial._replace(change=f"{best.change}, {words}"))
+                tell("steps", len(tried), max(len(tried) + 1, _STEPS))
+                if trial.score > best.score - _STEP_GAIN:
+                    break
+                best, moved = tried[-1], True
+            if moved:
+                break
+        # Numbers depend on each other: the search ends when none of them has moved in turn.
+        k = (k + 1) % len(steps(best.settings))
+        n_left = len(steps(best.settings)) if moved else n_left - 1
+    if tried:
+        gain = 100.0 * (1.0 - math.exp(best.score - start.score))
+        log.info("%d small steps were tried: %.0f %% less error", len(tried), gain)
+        tell("steps", _STEPS, _STEPS)
+    return best, tried
 
 
 def _finalists(
@@ -321,7 +214,7 @@ def _finalists(
     finalists = [("start", first)]
     # What resolution is worth grows with the data; in the full basis it is worth little, and costs
     # time and memory.
-    always = _COARSER if first["basis"] == "full" else _FINER
+    always = COARSER if first["basis"] == "full" else FINER
     if always in changes:
         finalists.append((always, apply(first, changes[always])))
     if not better:

@@ -6,8 +6,8 @@ depend on that little (NbMoTaW, 300 structures: forces of known binaries 41 to 5
 similarities of 0 to 0.95, those of unknown ones 28 to 147). So whole systems are left out in turn.
 
 The similarity matrix starts from the best single number for all pairs. With it, environments of
-unlike centres are let know of each other (`SharedCentres`), where that helps: what is known of tungsten
-among hot tungsten then counts for niobium in an alloy. Then one pair of species after the
+unlike centres share what is learned of them (`SharedCentres`), where that helps: what is known of
+tungsten in hot tungsten then counts for niobium in an alloy. Then one pair of species after the
 other is made more or less alike, for as long as that lowers the error. The matrix is kept positive
 semi-definite with a unit diagonal, and written as the fewest channels that reproduce it.
 """

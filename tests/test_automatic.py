@@ -8,18 +8,17 @@ import pytest
 from kernelpot import KernelPotential, Soap, datasets, load
 from kernelpot.automatic import _affordable, _by_cost, _final_settings, _no_full_basis
 from kernelpot.data import structures_from_atoms
-from kernelpot.race import (
-    Race,
-    Trial,
+from kernelpot.descriptors import ShiftedCosine, Willatt
+from kernelpot.race import Race, Trial, race, score
+from kernelpot.terms.composition import is_isolated
+from kernelpot.variations import (
     apply,
     first_settings,
     nearest_distance,
-    race,
-    score,
+    steps,
     suits_full_basis,
     variations,
 )
-from kernelpot.terms.composition import is_isolated
 
 
 def fake(errors, settings, n=25, **changes):
@@ -67,6 +66,62 @@ def test_changes_are_made_where_they_belong():
     assert apply(settings, {"zeta": 2})["descriptor"] is settings["descriptor"]
     assert apply(settings, {"sigma": 0.3})["descriptor"].sigma == 0.3
     assert settings["descriptor"].sigma == 0.4
+
+
+def test_steps_are_small_and_valid():
+    tight = Soap(
+        cutoff=1.5, sigma=0.4, smoothing=ShiftedCosine(width=1.4), scaling=Willatt(exponent=1.5)
+    )
+    for soap in (Soap(), tight, Soap(smoothing=None, scaling=None)):
+        settings = {"descriptor": soap, "zeta": 2, "basis": "sparse"}
+        found = steps(settings)
+        for pair in found:
+            for step in pair:
+                if step is None:
+                    continue
+                new = apply(settings, step[1])
+                new["descriptor"].validate()
+                assert repr(new) != repr(settings)
+                assert len(steps(new)) == len(found)
+        up, down = found[1]
+        assert up == ("zeta 3", {"zeta": 3})
+        assert down is None
+
+
+def test_small_steps_find_the_least_error(silicon):
+    """A made-up error whose least value lies between the settings that race."""
+
+    def run(settings, indices, heat):
+        soap, scaling = settings["descriptor"], settings["descriptor"].scaling
+        radius = soap.cutoff / 2 if scaling.radius is None else scaling.radius
+        error = 0.1 + abs(math.log(soap.sigma / 0.55)) + abs(math.log(radius / 3.7))
+        error += 0.05 * abs(settings["zeta"] - 7)
+        return fake({"energy": error, "forces": error}, settings, len(indices))
+
+    told = []
+    found = race(
+        12 * [s for s in silicon if s.periodic], without_none(run), deadline=math.inf,
+        random_state=0, tell=lambda stage, done, total: told.append((stage, done <= total)),
+    )  # fmt: skip
+    soap = found.winner.settings["descriptor"]
+    assert 0.5 < soap.sigma < 0.6
+    assert 3.3 < (soap.scaling.radius or soap.cutoff / 2) < 4.1
+    assert found.winner.settings["zeta"] == 7
+    assert found.winner is min(found.trials, key=lambda t: (t.score, -t.n_structures))
+    assert "zeta 7" in found.winner.change
+    assert ("steps", True) in told
+    assert all(within for _, within in told)
+
+
+def without_none(run):
+    """No scaling at all has no radius to judge by."""
+
+    def judged(settings, indices, heat):
+        if settings["descriptor"].scaling is None:
+            return fake({"energy": 9.0, "forces": 9.0}, settings, len(indices))
+        return run(settings, indices, heat)
+
+    return judged
 
 
 def test_the_better_setting_wins(silicon):

@@ -1,4 +1,4 @@
-"""Environments of unlike centres that know of each other: naive twins, laws, what it is good for."""
+"""Environments of unlike centres that know of each other: naive twins, laws, what it is for."""
 
 import numpy as np
 import pytest
@@ -96,9 +96,7 @@ def renamed(images, symbol):
     return out
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"n_contracted": 6}, {"feature_tolerance": 1e-4}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"n_contracted": 6}, {"feature_tolerance": 1e-4}], ids=str)
 def test_what_is_learned_around_one_centre_counts_for_another(tmp_path, options):
     """Copper under two names, and little data under one of them."""
     images = crystals(("Cu",), 20, 5)

@@ -8,9 +8,9 @@ because every feature is an inducing variable. Everything here works on blocks o
 centres: the caller chooses which atoms, in which order, and how many at a time, and thereby bounds
 the memory.
 
-Environments of unlike centres are independent and have inducing variables of their own, species by
-species, unless the descriptor has an attribute ``shared`` that is true (`SharedCentres`): then there
-is one block of inducing variables, and the kernel is that of the features for all centres.
+Environments of unlike centres are independent and have inducing variables of their own, species
+by species, unless the descriptor has an attribute ``shared`` that is true (`SharedCentres`): then
+there is one block of inducing variables, and the kernel of the features is that of all centres.
 """
 
 from __future__ import annotations
