@@ -10,7 +10,7 @@ from kernelpot.conventions import LABEL_KINDS, Float, LabelSet
 from kernelpot.data import Structure
 from kernelpot.environments import chunks_of
 from kernelpot.fitted import Fitted, predictive
-from kernelpot.full_basis import covariance
+from kernelpot.label_covariance import covariance
 from kernelpot.label_rows import label_rows
 from kernelpot.options import effective_noise
 from kernelpot.terms.composition import CompositionBaseline

@@ -3,16 +3,6 @@
 With all forces as basis functions nothing is left out between the data and the model: the limit of
 ever more environments and tangents, and for small molecules far more accurate (sGDML: Chmiela et
 al., Nat. Commun. 9, 3887 (2018); FCHL19: Christensen et al., J. Chem. Phys. 152, 044107 (2020)).
-With generalised coordinates R (positions, and strain where there are stresses), the covariance of
-two structures is a sum over their environments i and j of the same species, X = x_i . x_j:
-
-    k(E, E')         = sum_ij X^zeta
-    k(E, dE'/dR')    = sum_ij zeta X^(zeta-1) x_i . dx_j/dR'
-    k(dE/dR, dE'/dR') = sum_ij [ zeta X^(zeta-1) dx_i/dR . dx_j/dR'
-                                + zeta (zeta-1) X^(zeta-2) (dx_i/dR . x_j) (dx_j/dR' . x_i) ]
-
-The first term of the last line is a sum over j first, W_i = sum_j zeta X^(zeta-1) dx_j/dR', and one
-matrix product then: n_z times fewer operations than pair by pair.
 
 Once solved, the weights of all labels collapse into one vector for each training environment,
 t_i = sum_r alpha_r dx_i/dR_r, as tangents do.
@@ -22,35 +12,37 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import time
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
 from kernelpot._machine import one_blas_thread, physical_memory
-from kernelpot.conventions import LABEL_KINDS, Float, LabelSet, Progress, as_int
+from kernelpot.conventions import LABEL_KINDS, Float, Int, LabelSet, Progress, as_int
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.environments import Chunk, chunks_of, jacobian_bytes, single
-from kernelpot.gp.exact import leave_out, maximise_noise, solve
+from kernelpot.gp.exact import leave_out, maximise_noise, minimise_left_out, solve
 from kernelpot.gp.inducing import Inducing
-from kernelpot.gp.kernels import power_kernel
 from kernelpot.gp.packed import Packed
-from kernelpot.options import NOISE_RANGE, Options, effective_noise
+from kernelpot.label_covariance import fill, label_rows
+from kernelpot.options import IMPORTANCE, NOISE_RANGE, Options, effective_noise
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
-__all__ = ["FullFit", "covariance", "fit_full_basis", "memory_needed"]
+__all__ = ["FullFit", "fit_full_basis", "memory_needed"]
 
 log = logging.getLogger("kernelpot")
 
 _SAMPLE_ROWS = 1500
-"""Labels with which noise and amplitude are found: some hundred Cholesky factors of 30 ms."""
+"""Labels of which amplitude and noise have the largest evidence: some hundred Cholesky factors of
+30 ms."""
+_LARGEST_SAMPLE = 5000
+"""Labels at most whose errors, left out, decide the noise: some forty inverses of 4 s."""
+_LEAST_LEFT_OUT = 6
+"""Structures from which on errors of those left out say something of the noise."""
 _LEAVE_OUT_ROWS = 6000
 """Labels up to which leave-one-out errors are computed: the inverse costs two factorisations."""
 _LEAST_FORCES = 3e-5
@@ -124,8 +116,7 @@ def fit_full_basis(
     clock.append(time.perf_counter())
     present = {k for s in structures for k in _kinds_of(s)}
     one_factor = delta is None and present <= options.learned and options.force_priority == 1.0
-    with one_blas_thread():  # many factorisations of 30 ms
-        delta, noise_l = _hyperparameters(chunks, zeta, delta, labels, options)
+    delta, noise_l = _hyperparameters(chunks, zeta, delta, labels, options)
     effective = effective_noise(dict(zip(labels, noise_l, strict=True)), options.force_priority)
     effective_l = np.array([effective[label] for label in labels])
 
@@ -140,7 +131,7 @@ def fit_full_basis(
     clock.append(time.perf_counter())
     # Solved in units of delta^2.
     K = Packed(len(y_r))
-    _fill(K, chunks, zeta, tell)
+    fill(K, chunks, zeta, tell)
     clock.append(time.perf_counter())
     tell("posterior", 0, 1)
     solution = solve(K, y_r / delta, sigma_r / delta, functools.partial(tell, "posterior"))
@@ -233,96 +224,6 @@ def _check_memory(n_labels: int, needed: float) -> None:
         )
 
 
-# ---------------------------------------------------------------------------- covariances
-
-
-def covariance(one: Chunk, other: Chunk, zeta: int) -> Float:
-    """Of energies and derivatives of the structures of two chunks.
-
-    Parameters
-    ----------
-    one : Chunk
-        Of the same species as the other.
-    other : Chunk
-        The other.
-    zeta : int
-        Exponent of the kernel.
-
-    Returns
-    -------
-    Float
-        Shape (n_structures, 1 + n_coordinates) of the one, then of the other, in units of delta^2.
-    """
-    n_t, n_a = one.J_z[0].shape[:2]
-    n_s, n_b = other.J_z[0].shape[:2]
-    out = np.zeros((n_t, 1 + n_a, n_s, 1 + n_b))
-    for x_tiq, J_tgiq, y_sjq, J_shjq in zip(one.x_z, one.J_z, other.x_z, other.J_z, strict=True):
-        n_i, n_j, n_q = x_tiq.shape[1], *y_sjq.shape[1:]
-        if n_i == 0 or n_j == 0:
-            continue
-        # All structures of both chunks at once: derivatives are long, and read but once.
-        x_rq, y_rq = x_tiq.reshape(-1, n_q), y_sjq.reshape(-1, n_q)
-        X_tisj = (x_rq @ y_rq.T).reshape(n_t, n_i, n_s, n_j)
-        P_tgisj = (J_tgiq.reshape(-1, n_q) @ y_rq.T).reshape(n_t, n_a, n_i, n_s, n_j)
-        Q_shjti = (J_shjq.reshape(-1, n_q) @ x_rq.T).reshape(n_s, n_b, n_j, n_t, n_i)
-        for t in range(n_t):
-            value_isj, first_isj, second_isj = power_kernel(X_tisj[t], zeta)
-            P_gisj, Q_shji = P_tgisj[t], Q_shjti[:, :, :, t]
-            first_sij = np.ascontiguousarray(first_isj.transpose(1, 0, 2))
-            out[t, 0, :, 0] += value_isj.sum(axis=(0, 2))
-            out[t, 1:, :, 0] += np.einsum("isj,gisj->gs", first_isj, P_gisj)
-            out[t, 0, :, 1:] += np.einsum("sij,shji->sh", first_sij, Q_shji)
-            W_shiq = first_sij[:, None] @ J_shjq
-            first = W_shiq.reshape(n_s * n_b, -1) @ J_tgiq[t].reshape(n_a, -1).T
-            out[t, 1:, :, 1:] += first.reshape(n_s, n_b, n_a).transpose(2, 0, 1)
-            P_gisj *= second_isj
-            left_sgr = P_gisj.transpose(2, 0, 1, 3).reshape(n_s, n_a, n_i * n_j)
-            right_srh = Q_shji.transpose(0, 3, 2, 1).reshape(n_s, n_i * n_j, n_b)
-            out[t, 1:, :, 1:] += (left_sgr @ right_srh).transpose(1, 0, 2)
-    return out
-
-
-def _rows_of(one: Chunk, others: Sequence[Chunk], zeta: int) -> Float:
-    """Covariances of a chunk's labels with those of chunks."""
-    parts = []
-    for other in others:
-        K_tgsh = covariance(one, other, zeta)
-        rows = [
-            K_gsh[rows] * scale[:, None, None]
-            for K_gsh, rows, scale in zip(K_tgsh, one.rows, one.scale, strict=True)
-        ]
-        K_rsh = np.concatenate(rows)
-        parts += [
-            K_rsh[:, s, columns] * scale
-            for s, (columns, scale) in enumerate(zip(other.rows, other.scale, strict=True))
-        ]
-    return np.concatenate(parts, axis=1)
-
-
-def _fill(K: Packed, chunks: Sequence[Chunk], zeta: int, tell: Progress) -> None:
-    """All covariances of labels, chunk by chunk, one thread for each of them."""
-    n_structures = sum(len(chunk.members) for chunk in chunks)
-    total = n_structures * (n_structures + 1) // 2
-    first = done = 0
-    n_threads = _n_threads()
-    with one_blas_thread(), ThreadPoolExecutor(n_threads) as pool:
-        # Few at a time: results that wait are as long as the matrix.
-        jobs: deque[Future[Float]] = deque()
-        for c, chunk in enumerate(chunks):
-            for ahead in range(c + len(jobs), min(c + n_threads + 1, len(chunks))):
-                jobs.append(pool.submit(_rows_of, chunks[ahead], chunks[: ahead + 1], zeta))
-            rows = jobs.popleft().result()
-            K.set_rows(first, rows)
-            first += len(rows)
-            done += len(chunk.members)
-            # The work grows with the square of the number of structures.
-            tell("covariance", min(done * (done + 1) // 2, total), total)
-
-
-def _n_threads() -> int:
-    return int(os.environ.get("NUMBA_NUM_THREADS", os.cpu_count() or 1))
-
-
 def _hyperparameters(
     chunks: Sequence[Chunk],
     zeta: int,
@@ -330,36 +231,85 @@ def _hyperparameters(
     labels: list[LabelSet],
     options: Options,
 ) -> tuple[float, Float]:
-    """Amplitude and noise factors by the evidence of a sample of the structures."""
+    """Amplitude and noise factors of a sample of the structures: first those of the largest
+    evidence, then the noise of the least errors on structures left out."""
     noise_l = [None if label.kind in options.learned else 1.0 for label in labels]
+    sample = _sample(chunks, options.random_state)
+    present = {int(m) for chunk in sample for kinds in chunk.label_sets for m in np.unique(kinds)}
+    noise_l = [1.0 if k not in present else factor for k, factor in enumerate(noise_l)]
+    free_l = np.array([factor is None for factor in noise_l])
+    if delta is not None and not free_l.any():
+        return delta, np.ones(len(labels))
+    counts = [len(chunk.y[0]) for chunk in sample]
+    K_rr = np.zeros((sum(counts), sum(counts)))
+    for k, first in enumerate(np.cumsum([0, *counts[:-1]])):
+        rows = label_rows(sample[k], sample[: k + 1], zeta)
+        K_rr[first : first + len(rows), : rows.shape[1]] = rows
+        K_rr[: rows.shape[1], first : first + len(rows)] = rows.T
+    data = (
+        np.concatenate([chunk.y[0] for chunk in sample]),
+        np.concatenate([chunk.label_sets[0] for chunk in sample]),
+        np.concatenate([chunk.sigma[0] for chunk in sample]),
+    )
+    range_l = [
+        (_least(label.kind) / assumed, NOISE_RANGE[label.kind][1] / assumed)
+        for label, assumed in ((label, getattr(options.noise, label.kind)) for label in labels)
+    ]
+    few = int(np.searchsorted(np.cumsum(counts), _SAMPLE_ROWS, side="right"))
+    few = int(np.sum(counts[: max(few, 1)]))
+    with one_blas_thread():  # many factorisations of 30 ms
+        delta, found_l = maximise_noise(
+            K_rr[:few, :few],
+            *(values[:few] for values in data),
+            delta=delta,
+            noise_l=noise_l,
+            least_l=[
+                least if free else 1.0 for (least, _), free in zip(range_l, free_l, strict=True)
+            ],
+        )
+    if not free_l.any() or len(counts) < _LEAST_LEFT_OUT:
+        return delta, found_l
+    return delta, minimise_left_out(
+        K_rr,
+        *data,
+        counts,
+        delta=delta,
+        noise_l=found_l,
+        free_l=free_l,
+        range_l=range_l,
+        importance_l=_importance(labels, data[1]),
+        counted_r=np.repeat([not chunk.alone[0] for chunk in sample], counts),
+    )
+
+
+def _sample(chunks: Sequence[Chunk], random_state: int | None) -> list[Chunk]:
+    """Some structures, one by one: a tenth of the labels, within limits."""
     places = [(c, k) for c, chunk in enumerate(chunks) for k in range(len(chunk.members))]
-    rng = np.random.default_rng(options.random_state)
+    n_labels = sum(len(chunks[c].y[k]) for c, k in places)
+    limit = int(np.clip(0.1 * n_labels, _SAMPLE_ROWS, _LARGEST_SAMPLE))
+    rng = np.random.default_rng(random_state)
     chosen: list[tuple[int, int]] = []
     n_rows = 0
     for p in rng.permutation(len(places)):
         c, k = places[p]
-        if chosen and n_rows + len(chunks[c].y[k]) > _SAMPLE_ROWS:
+        if chosen and n_rows + len(chunks[c].y[k]) > limit:
             break
         chosen.append((c, k))
         n_rows += len(chunks[c].y[k])
-    sample = [single(chunks[c], k) for c, k in sorted(chosen)]
-    present = {int(m) for chunk in sample for kinds in chunk.label_sets for m in np.unique(kinds)}
-    noise_l = [1.0 if k not in present else factor for k, factor in enumerate(noise_l)]
-    if delta is not None and None not in noise_l:
-        return delta, np.array(noise_l)
-    K_rr = np.vstack([_rows_of(one, sample, zeta) for one in sample])
-    return maximise_noise(
-        K_rr,
-        np.concatenate([chunk.y[0] for chunk in sample]),
-        np.concatenate([chunk.label_sets[0] for chunk in sample]),
-        np.concatenate([chunk.sigma[0] for chunk in sample]),
-        delta=delta,
-        noise_l=noise_l,
-        least_l=[
-            _least(label.kind) / getattr(options.noise, label.kind) if factor is None else 1.0
-            for label, factor in zip(labels, noise_l, strict=True)
-        ],
-    )
+    return [single(chunks[c], k) for c, k in chosen]
+
+
+def _importance(labels: Sequence[LabelSet], set_r: Int) -> list[float]:
+    """Each kind of label counts as in the sparse basis, each source by its share of them."""
+    n_l = np.bincount(set_r, minlength=len(labels))
+    n_kind = {
+        kind: sum(n for n, label in zip(n_l, labels, strict=True) if label.kind == kind)
+        for kind in LABEL_KINDS
+    }
+    return [
+        IMPORTANCE[label.kind] * n / n_kind[label.kind] if n else 0.0
+        for n, label in zip(n_l, labels, strict=True)
+    ]
 
 
 def _least(kind: str) -> float:
