@@ -12,13 +12,13 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from kernelpot import KernelPotential, Soap, load, prediction, rows, training
+from kernelpot import KernelPotential, Soap, load, rows, training
 from kernelpot.data import LabelKeys, Noise, structures_from_atoms
 from kernelpot.data_checks import DataError, DataWarning
 from kernelpot.gp.inducing import SELECTORS
 from kernelpot.gp.triangles import empty_triangle
 from kernelpot.model_file import ModelFileError
-from kernelpot.rows import species_blocks
+from kernelpot.rows import centre_blocks
 from kernelpot.selection import system_of
 from kernelpot.testing import check_descriptor, check_potential
 from tests.conftest import alloy, label
@@ -286,7 +286,7 @@ def test_energy_std_in_blocks_and_of_supercells(emt_images, emt_model, monkeypat
     # The same environments twice: a fully correlated error doubles.
     two = emt_model.predict([atoms * (2, 1, 1)], return_std=True).energy_std[0]
     assert_allclose(two, 2 * one, rtol=1e-5)
-    monkeypatch.setattr(prediction, "species_blocks", lambda n, k, _: species_blocks(n, k, 3))
+    monkeypatch.setattr(rows, "centre_blocks", lambda one, n, _: centre_blocks(one, n, 3))
     assert_allclose(emt_model.predict([atoms], return_std=True).energy_std[0], one, rtol=1e-6)
 
 
