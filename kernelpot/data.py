@@ -306,14 +306,16 @@ def split(
     rng = np.random.default_rng(random_state)
     names = np.array([_text(s, "group") if isinstance(s, Atoms) else s.group for s in structures])
     groups = np.unique(names, return_inverse=True)[1] if by_group else np.zeros(n_structures, int)
-    # Each structure's place in its shuffled group, as a share of the group: the n_test lowest
-    # hold the same share of every group to within one structure.
-    place_s = np.empty(n_structures)
-    for g in range(groups.max() + 1):
-        members = rng.permutation(np.flatnonzero(groups == g))
-        place_s[members] = (np.arange(len(members)) + 0.5) / len(members)
-    order = np.lexsort((rng.random(n_structures), place_s))
-    return np.sort(order[n_test:]).astype(np.intp), np.sort(order[:n_test]).astype(np.intp)
+    # Whole numbers by the largest remainders: within one structure of each group's share.
+    sizes_g = np.bincount(groups)
+    share_g = n_test * sizes_g / n_structures
+    n_g = np.floor(share_g).astype(int)
+    shuffled = [rng.permutation(np.flatnonzero(groups == g)) for g in range(len(sizes_g))]
+    order = np.lexsort((rng.random(len(sizes_g)), -(share_g - n_g).round(9)))
+    n_g[order[: n_test - n_g.sum()]] += 1
+    test = np.concatenate([members[:n] for members, n in zip(shuffled, n_g, strict=True)])
+    train = np.setdiff1d(np.arange(n_structures), test)
+    return train.astype(np.intp), np.sort(test).astype(np.intp)
 
 
 def data_hash(structures: Sequence[Structure]) -> str:
