@@ -19,16 +19,16 @@ from typing import NamedTuple
 import numpy as np
 
 from kernelpot._machine import one_blas_thread, physical_memory
-from kernelpot.conventions import LABEL_KINDS, Float, Int, LabelSet, Progress, as_int
+from kernelpot.conventions import LABEL_KINDS, Float, LabelSet, Progress, as_int
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.environments import Chunk, chunks_of, jacobian_bytes, single
-from kernelpot.gp.exact import leave_out, maximise_noise, minimise_left_out, solve
+from kernelpot.gp.exact import leave_out, maximise_noise, solve
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.packed import Packed
 from kernelpot.label_covariance import fill, label_rows
-from kernelpot.options import IMPORTANCE, NOISE_RANGE, Options, effective_noise
+from kernelpot.options import NOISE_RANGE, Options, effective_noise
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
@@ -37,12 +37,7 @@ __all__ = ["FullFit", "fit_full_basis", "memory_needed"]
 log = logging.getLogger("kernelpot")
 
 _SAMPLE_ROWS = 1500
-"""Labels of which amplitude and noise have the largest evidence: some hundred Cholesky factors of
-30 ms."""
-_LARGEST_SAMPLE = 5000
-"""Labels at most whose errors, left out, decide the noise: some forty inverses of 4 s."""
-_LEAST_LEFT_OUT = 6
-"""Structures from which on errors of those left out say something of the noise."""
+"""Labels with which noise and amplitude are found: some hundred Cholesky factors of 30 ms."""
 _LEAVE_OUT_ROWS = 6000
 """Labels up to which leave-one-out errors are computed: the inverse costs two factorisations."""
 _LEAST_FORCES = 3e-5
@@ -116,7 +111,8 @@ def fit_full_basis(
     clock.append(time.perf_counter())
     present = {k for s in structures for k in _kinds_of(s)}
     one_factor = delta is None and present <= options.learned and options.force_priority == 1.0
-    delta, noise_l = _hyperparameters(chunks, zeta, delta, labels, options)
+    with one_blas_thread():  # many factorisations of 30 ms
+        delta, noise_l = _hyperparameters(chunks, zeta, delta, labels, options)
     effective = effective_noise(dict(zip(labels, noise_l, strict=True)), options.force_priority)
     effective_l = np.array([effective[label] for label in labels])
 
@@ -231,85 +227,41 @@ def _hyperparameters(
     labels: list[LabelSet],
     options: Options,
 ) -> tuple[float, Float]:
-    """Amplitude and noise factors of a sample of the structures: first those of the largest
-    evidence, then the noise of the least errors on structures left out."""
+    """Amplitude and noise factors by the evidence of a sample of the structures."""
     noise_l = [None if label.kind in options.learned else 1.0 for label in labels]
     sample = _sample(chunks, options.random_state)
     present = {int(m) for chunk in sample for kinds in chunk.label_sets for m in np.unique(kinds)}
     noise_l = [1.0 if k not in present else factor for k, factor in enumerate(noise_l)]
-    free_l = np.array([factor is None for factor in noise_l])
-    if delta is not None and not free_l.any():
-        return delta, np.ones(len(labels))
-    counts = [len(chunk.y[0]) for chunk in sample]
-    K_rr = np.zeros((sum(counts), sum(counts)))
-    for k, first in enumerate(np.cumsum([0, *counts[:-1]])):
-        rows = label_rows(sample[k], sample[: k + 1], zeta)
-        K_rr[first : first + len(rows), : rows.shape[1]] = rows
-        K_rr[: rows.shape[1], first : first + len(rows)] = rows.T
-    data = (
+    if delta is not None and None not in noise_l:
+        return delta, np.array(noise_l)
+    K_rr = np.vstack([label_rows(one, sample, zeta) for one in sample])
+    return maximise_noise(
+        K_rr,
         np.concatenate([chunk.y[0] for chunk in sample]),
         np.concatenate([chunk.label_sets[0] for chunk in sample]),
         np.concatenate([chunk.sigma[0] for chunk in sample]),
-    )
-    range_l = [
-        (_least(label.kind) / assumed, NOISE_RANGE[label.kind][1] / assumed)
-        for label, assumed in ((label, getattr(options.noise, label.kind)) for label in labels)
-    ]
-    few = int(np.searchsorted(np.cumsum(counts), _SAMPLE_ROWS, side="right"))
-    few = int(np.sum(counts[: max(few, 1)]))
-    with one_blas_thread():  # many factorisations of 30 ms
-        delta, found_l = maximise_noise(
-            K_rr[:few, :few],
-            *(values[:few] for values in data),
-            delta=delta,
-            noise_l=noise_l,
-            least_l=[
-                least if free else 1.0 for (least, _), free in zip(range_l, free_l, strict=True)
-            ],
-        )
-    if not free_l.any() or len(counts) < _LEAST_LEFT_OUT:
-        return delta, found_l
-    return delta, minimise_left_out(
-        K_rr,
-        *data,
-        counts,
         delta=delta,
-        noise_l=found_l,
-        free_l=free_l,
-        range_l=range_l,
-        importance_l=_importance(labels, data[1]),
-        counted_r=np.repeat([not chunk.alone[0] for chunk in sample], counts),
+        noise_l=noise_l,
+        least_l=[
+            _least(label.kind) / getattr(options.noise, label.kind) if factor is None else 1.0
+            for label, factor in zip(labels, noise_l, strict=True)
+        ],
     )
 
 
 def _sample(chunks: Sequence[Chunk], random_state: int | None) -> list[Chunk]:
-    """Some structures, one by one: a tenth of the labels, within limits."""
+    """Some structures, one by one."""
     places = [(c, k) for c, chunk in enumerate(chunks) for k in range(len(chunk.members))]
-    n_labels = sum(len(chunks[c].y[k]) for c, k in places)
-    limit = int(np.clip(0.1 * n_labels, _SAMPLE_ROWS, _LARGEST_SAMPLE))
     rng = np.random.default_rng(random_state)
     chosen: list[tuple[int, int]] = []
     n_rows = 0
     for p in rng.permutation(len(places)):
         c, k = places[p]
-        if chosen and n_rows + len(chunks[c].y[k]) > limit:
+        if chosen and n_rows + len(chunks[c].y[k]) > _SAMPLE_ROWS:
             break
         chosen.append((c, k))
         n_rows += len(chunks[c].y[k])
-    return [single(chunks[c], k) for c, k in chosen]
-
-
-def _importance(labels: Sequence[LabelSet], set_r: Int) -> list[float]:
-    """Each kind of label counts as in the sparse basis, each source by its share of them."""
-    n_l = np.bincount(set_r, minlength=len(labels))
-    n_kind = {
-        kind: sum(n for n, label in zip(n_l, labels, strict=True) if label.kind == kind)
-        for kind in LABEL_KINDS
-    }
-    return [
-        IMPORTANCE[label.kind] * n / n_kind[label.kind] if n else 0.0
-        for n, label in zip(n_l, labels, strict=True)
-    ]
+    return [single(chunks[c], k) for c, k in sorted(chosen)]
 
 
 def _least(kind: str) -> float:

@@ -17,7 +17,6 @@ from kernelpot.gp.kernels import check_zeta
 
 __all__ = [
     "BASES",
-    "IMPORTANCE",
     "NOISE_RANGE",
     "ROBUST_THRESHOLD",
     "SETTLED",
@@ -30,8 +29,6 @@ __all__ = [
 
 NOISE_RANGE = {"energy": (1e-6, 1.0), "forces": (1e-6, 10.0), "stress": (1e-7, 1.0)}
 """Bounds of learned noise (eV/atom, eV/angstrom, eV/angstrom^3): wider than labels can be."""
-IMPORTANCE = {"energy": 1.0, "forces": 1.0, "stress": 0.3}
-"""How much a per cent of error of each kind of label counts in the search for noise levels."""
 BASES = ("sparse", "full")
 ROBUST_THRESHOLD = 6.0
 """Sigmas beyond which labels are doubted where nothing else is said."""

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from kernelpot.conventions import Float, Int
 from kernelpot.gp.packed import Packed
 
-__all__ = ["Solution", "leave_out", "maximise_noise", "minimise_left_out", "solve"]
+__all__ = ["Solution", "leave_out", "maximise_noise", "solve"]
 
 
 class Solution(NamedTuple):
@@ -82,10 +82,7 @@ def leave_out(K: Packed, alpha_r: Float, counts: Sequence[int]) -> Float:
     Float
         Label less prediction, shape (n,).
     """
-    return _left_out(K.inverse(), alpha_r, counts)
-
-
-def _left_out(inverse_rr: Float, alpha_r: Float, counts: Sequence[int]) -> Float:
+    inverse_rr = K.inverse()
     errors_r = np.empty(len(alpha_r))
     first = 0
     for n in counts:
@@ -163,94 +160,3 @@ def maximise_noise(
         },
     )
     return parts(result.x)
-
-
-def minimise_left_out(
-    K_rr: Float,
-    y_r: Float,
-    set_r: Int,
-    sigma_r: Float,
-    counts: Sequence[int],
-    *,
-    delta: float,
-    noise_l: Float,
-    free_l: np.ndarray,
-    range_l: Sequence[tuple[float, float]],
-    importance_l: Sequence[float],
-    counted_r: np.ndarray,
-) -> Float:
-    """Noise factors of the least errors on blocks that are left out.
-
-    Labels without noise have their largest evidence at none, where the fit passes through all of
-    them; but where the kernel is too rough, or sees things too little alike, the best predictions
-    are those of a fit that does not. Errors of each block come from the inverse (`leave_out`).
-
-    Parameters
-    ----------
-    K_rr : Float
-        Covariance of the labels in units of delta^2.
-    y_r : Float
-        Labels.
-    set_r : Int
-        Set that each label belongs to.
-    sigma_r : Float
-        Assumed noise of each label.
-    counts : Sequence[int]
-        Number of labels of each block, in their order.
-    delta : float
-        Prior amplitude.
-    noise_l : Float
-        Factor on the assumed noise of each set, from which the search starts.
-    free_l : np.ndarray
-        Which of them are to be found.
-    range_l : Sequence[tuple[float, float]]
-        Least and largest factor of each set.
-    importance_l : Sequence[float]
-        Weight of the logarithm of each set's error.
-    counted_r : np.ndarray
-        Which labels' errors count.
-
-    Returns
-    -------
-    Float
-        One factor for each set.
-    """
-    low_l, high_l = np.array(range_l).T
-    parts = [(importance_l[k], counted_r & (set_r == k)) for k in np.unique(set_r)]
-    parts = [(weight, mine) for weight, mine in parts if weight > 0.0 and mine.any()]
-
-    def factors(theta: Float) -> Float:
-        factor_l = np.array(noise_l, dtype=float)
-        factor_l[free_l] = np.clip(np.exp(theta), low_l[free_l], high_l[free_l])
-        return factor_l
-
-    def loss(theta: Float) -> float:
-        C_rr = delta**2 * K_rr
-        np.einsum("rr->r", C_rr)[:] += (factors(theta)[set_r] * sigma_r) ** 2
-        # Symmetric, so the transpose of the rows is the matrix in the order of LAPACK.
-        upper, info = lapack.dpotrf(C_rr.T, lower=0, clean=0, overwrite_a=1)
-        if info != 0:
-            return 1e10
-        alpha_r, _ = lapack.dpotrs(upper, y_r, lower=0)
-        upper, _ = lapack.dpotri(upper, lower=0, overwrite_c=1)
-        inverse_rr = np.triu(upper) + np.triu(upper, 1).T
-        errors_r = _left_out(inverse_rr, alpha_r, counts)
-        return sum(
-            0.5 * weight * math.log(np.mean(errors_r[mine] ** 2) + 1e-300) for weight, mine in parts
-        )
-
-    start = np.log(np.clip(noise_l[free_l], low_l[free_l], high_l[free_l]))
-    # Evidence errs towards less noise.
-    simplex = np.vstack([start, start + 2.5 * np.eye(len(start))])
-    result = minimize(
-        loss,
-        start,
-        method="Nelder-Mead",
-        options={
-            "xatol": 0.2,
-            "fatol": 1e-3,
-            "maxfev": 25 * len(start),
-            "initial_simplex": simplex,
-        },
-    )
-    return factors(result.x)
