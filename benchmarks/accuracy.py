@@ -5,10 +5,10 @@
 With ``--auto SECONDS`` nothing is set by hand: `KernelPotential.auto` chooses by the training
 structures. Without it the settings below are taken, which were chosen by the error on a held-out
 fifth of the *training* structures (``--validate`` repeats that), or found by ``--auto`` (3BPA,
-aspirin). One exception: Si has 200 environments because the
-test error of 150 was seen to be just above its target, and validation does not tell the two
-apart. Each set is fitted in a process of its own, so that its peak memory can be
-stated. Threads: as set by OPENBLAS_NUM_THREADS and NUMBA_NUM_THREADS, otherwise all cores.
+aspirin). One exception: Si has 200 environments because the test error of 150 was seen to be just
+above its target, and validation does not tell the two apart. Each set is fitted in a process of
+its own, so that its peak memory can be stated. Threads: as set by OPENBLAS_NUM_THREADS and
+NUMBA_NUM_THREADS, otherwise all cores.
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ def _climb(
     if tried:
         gain = 100.0 * (1.0 - math.exp(best.score - start.score))
         log.info("%d small steps were tried: %.0f %% less error", len(tried), gain)
-        tell("steps", _STEPS, _STEPS)
+        tell("steps", max(len(tried), _STEPS), max(len(tried), _STEPS))
     return best, tried
 
 

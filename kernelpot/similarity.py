@@ -87,14 +87,15 @@ def system_splits(
     systems: dict[tuple[int, ...], list[int]] = {}
     for s in chosen:
         systems.setdefault(tuple(np.unique(structures[s].numbers_n).tolist()), []).append(s)
-    large = [members for members in systems.values() if len(members) >= _LEAST_STRUCTURES]
-    n_mixed = sum(len(system) > 1 for system in systems)
+    large = {k: members for k, members in systems.items() if len(members) >= _LEAST_STRUCTURES}
+    n_mixed = sum(len(system) > 1 for system in large)
     if len({z for system in systems for z in system}) < 3 or n_mixed < _FOLDS:
         return []
-    place = rng.permutation(len(large))
+    left_out = list(large.values())
+    place = rng.permutation(len(left_out))
     splits = []
     for k in range(_FOLDS):
-        test = sorted(s for m in place[k::_FOLDS] for s in large[m])
+        test = sorted(s for m in place[k::_FOLDS] for s in left_out[m])
         known = {int(z) for s in set(chosen) - set(test) for z in structures[s].numbers_n}
         test = [s for s in test if known.issuperset(structures[s].numbers_n.tolist())]
         if test:

@@ -195,8 +195,9 @@ def steps(settings: Mapping[str, Any]) -> list[tuple[Step | None, Step | None]]:
     def sigma(value: float) -> Step:
         return f"sigma {value:.3g}", {"sigma": round(value, 4)}
 
-    def cutoff(value: float) -> Step:
-        return f"cutoff {value:.3g}", {"cutoff": round(value, 3)}
+    def cutoff(value: float) -> Step | None:
+        # Within less, many radial functions are too nearly dependent to be orthonormalised.
+        return (f"cutoff {value:.3g}", {"cutoff": round(value, 3)}) if value >= 2.5 else None
 
     def exponent(value: int) -> Step | None:
         return (f"zeta {value}", {"zeta": value}) if value >= 2 else None

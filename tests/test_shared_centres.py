@@ -13,8 +13,6 @@ from tests.naive import gp as naive
 from tests.test_species_mixing import crystals
 
 SOAP = {"cutoff": 4.5, "n_max": 5, "l_max": 3, "species_mixing": 0.8}
-
-
 SPECIES = (29, 47, 79)
 
 

@@ -32,7 +32,7 @@ class SharedCentres:
         What describes the surroundings by unit vectors whose components mean the same for all
         species of the centre.
     similarity : float
-        s, from 0 (unlike) to 1 (the centre's species does not count).
+        s, from 0 (the surroundings do not count) to 1 (the centre's species does not count).
 
     Attributes
     ----------

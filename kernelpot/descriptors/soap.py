@@ -97,7 +97,8 @@ class Soap(Parameters):
         How alike environments of unlike central atoms are whose surroundings are the same, from 0
         to 1: the fit's kernel is that of ``s x . x' + (1 - s) [z = z']``, with one set of inducing
         variables for all species, so that what is learned around one of them counts for the others.
-        None: they are independent, as 0 would have it but for the sum with a constant.
+        None: they are independent. (0 leaves nothing but a constant for each species: what counts
+        is most of the way from there to 1, where the centre's species does not count.)
     engine : str
         "numba" or "auto": this library's code. "dscribe": values by dscribe, for comparison.
     """
