@@ -7,40 +7,28 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from ase.data import chemical_symbols
 
 from kernelpot._machine import physical_memory
-from kernelpot.conventions import LABEL_KINDS, Float, Progress
+from kernelpot.conventions import Progress
 from kernelpot.data import Structure
-from kernelpot.descriptors import Soap
-from kernelpot.environments import jacobian_bytes
 from kernelpot.full_basis import memory_needed
-from kernelpot.neighbours import find_pairs
-from kernelpot.prediction import evaluate_structure, time_predictions
-from kernelpot.race import Race, Runner, Trial, balanced_order, race, score
-from kernelpot.similarity import Alike, Split, channels, learn_similarity, system_splits
+from kernelpot.left_out_systems import learn_species
+from kernelpot.race import Race, Runner, Trial, race
+from kernelpot.trials import HEATS, Make, runner
 
 __all__ = ["fit_automatically"]
 
 log = logging.getLogger("kernelpot")
 
-Make = Callable[[Mapping[str, Any]], Any]
-"""Makes an unfitted model (`KernelPotential`) of parameters."""
-
-_HEATS = ({"n_environments": 40, "n_tangents": 10}, {"n_environments": 100, "n_tangents": 16})
-"""Inducing variables of the sparse models that race."""
 _FEWER_AXES = (1e-5, 1e-4)
 """Tolerances of the features where the full basis is too large otherwise. With 1e-5: errors of 3BPA
 as with 1e-6, time and memory a quarter less; ethanol one per cent more error. With 1e-4: errors of
 aspirin as with all features (80 and 240 structures, within 1 per cent), memory for derivatives and
 time of the covariance halved."""
-_SPECIES_ATOMS = 2500
-"""Atoms of the structures with which the similarity of the species is learned."""
 _TANGENTS = 20
 _ENVIRONMENTS = (30, 50, 80, 120, 160, 200, 250, 300, 400, 500, 650, 800, 1000)
 """Numbers of environments among which the budget chooses."""
@@ -84,7 +72,7 @@ def fit_automatically(
         The fitted model, the race, and why the rest of the settings is what it is.
     """
     started = time.perf_counter()
-    run = _runner(make_trial, images, structures)
+    run = runner(make_trial, images, structures)
     found = race(
         structures,
         run,
@@ -92,7 +80,7 @@ def fit_automatically(
         random_state=random_state,
         tell=tell,
     )
-    found, alike = _learn_species(
+    found, alike = learn_species(
         found, make_trial, run, images, structures, started + time_budget / 2.0, random_state, tell
     )
     left = time_budget - (time.perf_counter() - started)
@@ -101,170 +89,6 @@ def fit_automatically(
     for line in why:
         log.info("%s", line)
     return make(settings).fit(images), found, why
-
-
-def _learn_species(
-    found: Race,
-    make: Make,
-    run: Runner,
-    images: Sequence[Any],
-    structures: Sequence[Structure],
-    deadline: float,
-    random_state: int | None,
-    tell: Progress,
-) -> tuple[Race, list[str]]:
-    """The winner with the similarity of species that predicts systems left out best, and why."""
-    rng = np.random.default_rng(random_state)
-    order = balanced_order(structures, rng)
-    sizes = np.cumsum([structures[s].n_atoms for s in order])
-    chosen = order[: max(int(np.searchsorted(sizes, _SPECIES_ATOMS)), 25)]
-    splits = system_splits(structures, chosen, rng)
-    winner = found.winner
-    late = time.perf_counter() > deadline
-    if winner.settings["basis"] == "full" or not splits or late:
-        return found, []
-    species = sorted({int(z) for s in structures for z in s.numbers_n})
-    trials: list[Trial] = []
-
-    def settings_of(alike: Alike) -> dict[str, Any]:
-        soap = winner.settings["descriptor"].get_params(deep=False)
-        soap["species_mixing"] = channels(alike.neighbours_zz, species)
-        soap["centre_similarity"] = alike.centres
-        return {**winner.settings, "descriptor": Soap(**soap)}
-
-    def judge(words: str, alike: Alike) -> float:
-        settings = {**settings_of(alike), **_HEATS[0]}
-        trial = _without_systems(make, settings, splits, images, structures)
-        trials.append(
-            trial._replace(
-                change=f"{words}; systems left out",
-                settings=settings,
-                us_per_atom=winner.us_per_atom,
-            )
-        )
-        return trial.score
-
-    start = winner.settings["descriptor"].species_mixing or 0.0
-    alike = learn_similarity(species, judge, start=start, deadline=deadline, tell=tell)
-    names = [chemical_symbols[z] for z in species]
-    words = ", ".join(
-        f"{names[i]}-{names[j]} {alike.neighbours_zz[i, j]:.3g}"
-        for i in range(len(species))
-        for j in range(i)
-    )
-    why = f"species alike (1 is the same) by systems left out in turn: {words}"
-    winner = winner._replace(settings=settings_of(alike))
-    if alike.centres is not None:
-        why += f"; unlike centres {alike.centres:g}"
-        # Every environment sees all inducing variables: other times than those of the race.
-        part = order[: found.winner.n_structures]
-        settings = {k: v for k, v in winner.settings.items() if k not in _HEATS[0]}
-        trials += [run(settings, part, heat)._replace(change=winner.change) for heat in (0, 1)]
-        winner = trials[-1]
-    return Race((*found.trials, *trials), winner, found.reason), [why]
-
-
-def _without_systems(
-    make: Make,
-    settings: Mapping[str, Any],
-    splits: Sequence[Split],
-    images: Sequence[Any],
-    structures: Sequence[Structure],
-) -> Trial:
-    """Errors on systems left out, each predicted by a model of the others."""
-    started = time.perf_counter()
-    squares, evidence, n_inducing = [], 0.0, 0
-    for split in splits:
-        with _quiet():
-            model = make(settings).fit([images[s] for s in split.fit])
-        squares.append(_mean_squares(model, [structures[s] for s in split.test]))
-        evidence, n_inducing = evidence + model.log_evidence_, model.n_inducing_
-    errors = {
-        kind: math.sqrt(np.mean([one[kind] for one in squares if kind in one]))
-        for kind in LABEL_KINDS
-        if any(kind in one for one in squares)
-    }
-    trial = Trial(
-        change="",
-        settings={},
-        n_structures=len(splits[0].fit),
-        n_inducing=n_inducing,
-        errors=errors,
-        score=score(errors, sum(len(split.test) for split in splits)),
-        log_evidence=evidence,
-        seconds=time.perf_counter() - started,
-        us_per_atom=math.nan,
-        stages={},
-    )
-    log.info("%s", {k: v for k, v in trial._asdict().items() if k != "settings"})
-    return trial
-
-
-def _mean_squares(model: Any, structures: Sequence[Structure]) -> dict[str, float]:
-    """Mean square error by kind of label: eV/atom, eV/angstrom, eV/angstrom^3."""
-    found: dict[str, list[Float]] = {kind: [] for kind in LABEL_KINDS}
-    for s in structures:
-        energy, forces_nc, stress_v, _ = evaluate_structure(model.predictor_, s)
-        found["energy"].append(np.array([(energy - s.energy) / s.n_atoms]))
-        found["forces"].append((forces_nc - s.forces_nc).ravel())
-        found["stress"].append(stress_v - s.stress_v)
-    errors = {kind: np.concatenate(values) for kind, values in found.items()}
-    return {
-        kind: float(np.nanmean(values**2))
-        for kind, values in errors.items()
-        if np.isfinite(values).any()
-    }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What a trial finds odd, the final fit will say."""
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
-def _runner(make: Make, images: Sequence[Any], structures: Sequence[Structure]) -> Runner:
-    def run(settings: Mapping[str, Any], indices: Sequence[int], heat: int) -> Trial:
-        sizes = _HEATS[heat] if settings["basis"] == "sparse" else {}
-        part = [structures[s] for s in indices]
-        started = time.perf_counter()
-        with _quiet():
-            model = make({**settings, **sizes}).fit([images[s] for s in indices])
-        seconds = time.perf_counter() - started
-        errors = model.leave_out_errors_
-        trial = Trial(
-            "",
-            {**settings, **sizes},
-            len(indices),
-            model.n_inducing_,
-            errors,
-            score(errors, len(indices)),
-            model.log_evidence_,
-            seconds,
-            _cost(model, part),
-            dict(model.fitted_.seconds),
-            jacobian_bytes(part, model.fitted_.components[0].descriptor),
-        )
-        log.info("%s", {k: v for k, v in trial._asdict().items() if k != "settings"})
-        return trial
-
-    return run
-
-
-def _cost(model: Any, structures: Sequence[Structure]) -> float:
-    """Microseconds per atom of a prediction, neighbours known; of the largest structures."""
-    timed, n_atoms = [], 0
-    for s in sorted(structures, key=lambda s: s.n_atoms, reverse=True):
-        cutoff = model.predictor_.cutoff
-        timed.append((s.numbers_n, find_pairs(s.positions_nc, s.cell_cc, s.pbc_c, cutoff)))
-        n_atoms += s.n_atoms
-        if n_atoms >= 1000:
-            break
-    return time_predictions(model.predictor_, timed)
 
 
 def _final_settings(
@@ -276,7 +100,7 @@ def _final_settings(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Parameters of the fit to all structures, and the reasons in words."""
     settings = {
-        name: value for name, value in found.winner.settings.items() if name not in _HEATS[0]
+        name: value for name, value in found.winner.settings.items() if name not in HEATS[0]
     }
     why = [f"descriptor: {found.winner.change} ({found.reason})"]
     if settings["basis"] == "full":
@@ -299,7 +123,9 @@ def _final_settings(
         seconds -= time.perf_counter() - started
     n_environments, reason = _affordable(found, structures, seconds, cost)
     settings |= {"n_environments": n_environments, "n_tangents": _TANGENTS}
-    why.append(f"{n_environments} environments with {_TANGENTS} tangents each: {reason}")
+    of_each = " for each process" if _n_processes(settings) > 1 else ""
+    words = f"{n_environments} environments{of_each} with {_TANGENTS} tangents each"
+    why.append(f"{words}: {reason}")
     return settings, tuple(why)
 
 
@@ -364,20 +190,21 @@ _FLOPS = 4e10
 def _affordable(
     found: Race, structures: Sequence[Structure], seconds: float, cost: float | None
 ) -> tuple[int, str]:
-    """Most environments within time, memory, the cost of a prediction and the labels."""
+    """Most environments, of each process, within time, memory, cost of a prediction and labels."""
     sparse = [t for t in found.trials if t.settings["basis"] == "sparse"]
     n_atoms = sum(s.n_atoms for s in structures)
     n_labels = sum(s.n_labels for s in structures)
+    per_environment = _TANGENTS * _n_processes(found.winner.settings)
     limits = {
         "as many as the number of atoms suggests": n_atoms // 4,
-        "as many as the number of labels suggests": n_labels // (2 * _TANGENTS),
+        "as many as the number of labels suggests": n_labels // (2 * per_environment),
         "as many as fit into a quarter of the memory": int(
-            math.sqrt(physical_memory() / 4.0 / 60.0) / _TANGENTS
+            math.sqrt(physical_memory() / 4.0 / 60.0) / per_environment
         ),
     }
     # Rows cost atoms times inducing variables; their reduction the square of the latter.
     per_column = found.winner.seconds / (found.winner.n_structures * found.winner.n_inducing)
-    columns = _TANGENTS * np.array(_ENVIRONMENTS)
+    columns = per_environment * np.array(_ENVIRONMENTS)
     needed = per_column * len(structures) * columns + 2.0 * n_labels * columns**2 / _FLOPS
     affordable = [m for m, t in zip(_ENVIRONMENTS, needed, strict=True) if t < seconds]
     limits["as many as the time allows"] = max(affordable, default=_ENVIRONMENTS[0])
@@ -386,6 +213,11 @@ def _affordable(
     reason = min(limits, key=limits.__getitem__)
     within = [m for m in _ENVIRONMENTS if m <= limits[reason]]
     return max(within, default=max(1, limits[reason])), reason
+
+
+def _n_processes(settings: Mapping[str, Any]) -> int:
+    descriptor = settings["descriptor"]
+    return len(descriptor) if isinstance(descriptor, list) else 1
 
 
 def _by_cost(trials: Sequence[Trial], cost: float) -> int:

@@ -43,7 +43,7 @@ class Trial(NamedTuple):
     """One model of the race."""
 
     change: str  # in words: what differs from the first
-    settings: dict[str, Any]  # parameters of the model, JSON types but for the descriptor
+    settings: dict[str, Any]  # parameters of the model, JSON types but for descriptors
     n_structures: int
     n_inducing: int
     errors: dict[str, float]  # RMSE on left-out folds by kind: eV/atom, eV/angstrom, eV/angstrom^3
@@ -60,13 +60,16 @@ class Trial(NamedTuple):
         Returns
         -------
         dict[str, Any]
-            The fields; the descriptor by its settings.
+            The fields; descriptors by their settings.
         """
-        settings = {
-            name: value.to_settings() if hasattr(value, "to_settings") else value
-            for name, value in self.settings.items()
-        }
+        settings = {name: _described(value) for name, value in self.settings.items()}
         return {**self._asdict(), "settings": settings}
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_described(one) for one in value]
+    return value.to_settings() if hasattr(value, "to_settings") else value
 
 
 class Race(NamedTuple):

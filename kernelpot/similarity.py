@@ -7,9 +7,11 @@ similarities of 0 to 0.95, those of unknown ones 28 to 147). So whole systems ar
 
 The similarity matrix starts from the best single number for all pairs. With it, environments of
 unlike centres share what is learned of them (`SharedCentres`), where that helps: what is known of
-tungsten in hot tungsten then counts for niobium in an alloy. Then one pair of species after the
-other is made more or less alike, for as long as that lowers the error. The matrix is kept positive
-semi-definite with a unit diagonal, and written as the fewest channels that reproduce it.
+tungsten in hot tungsten then counts for niobium in an alloy. A second process that tells no species
+apart may stand beside it: what all have in common is then learned from all, and the first one
+learns what sets them apart. Then one pair of species after the other is made more or less alike,
+for as long as that lowers the error. The matrix is kept positive semi-definite with a unit
+diagonal, and written as the fewest channels that reproduce it.
 """
 
 from __future__ import annotations
@@ -33,12 +35,17 @@ _CENTRES = (0.95, 1.0)
 """Similarities of unlike centres that are tried then (NbMoTaW, systems left out: independent 39.6
 meV/angstrom, 0.7 28.6, 0.9 22.5, 0.95 21.7, 1 21.7; hot crystals of one species 89.9, 84.5, 82.0,
 81.0, 79.8)."""
+_BESIDE_COMMON = ((0.9, 0.9), (0.8, 0.7))
+"""Similarities of neighbours and of centres that are tried beside a process that tells no species
+apart, other than those that are best alone: less alike, as what is common is taken care of."""
 _FACTORS = (1.0 / 3.0, 3.0)
 """By these the dissimilarity of one pair is changed."""
 _LEAST = 0.005
 """Least dissimilarity: below it there is nothing to be told apart."""
 _GAIN = 0.01
 """Least gain of the score for which a pair is changed."""
+_GAIN_OF_SUM = 0.05
+"""Least gain of the score for a second process, which doubles the cost of a prediction."""
 _DROPPED = 1e-3
 """Channels of less weight than this, of one for each species, are left out."""
 _LEAST_STRUCTURES = 6
@@ -51,6 +58,7 @@ class Alike(NamedTuple):
 
     neighbours_zz: Float
     centres: float | None  # None: environments of unlike centres are independent
+    common: bool = False  # whether a process that tells no species apart is added
 
 
 class Split(NamedTuple):
@@ -129,30 +137,48 @@ def learn_similarity(
     Returns
     -------
     Alike
-        The matrix, shape (n_species, n_species), and the similarity of unlike centres.
+        The matrix, shape (n_species, n_species), the similarity of unlike centres, and whether
+        there is a second process.
     """
     n = len(species)
     names = [chemical_symbols[z] for z in species]
     pairs = list(itertools.combinations(range(n), 2))
-    total = len(_UNIFORM) + len(_CENTRES) + len(_FACTORS) * len(pairs)
+    total = len(_UNIFORM) + len(_CENTRES) + 1 + len(_BESIDE_COMMON) + len(_FACTORS) * len(pairs)
     n_done, best, least = 0, Alike(np.eye(n), None), np.inf
+
+    def judged(words: str, alike: Alike) -> float:
+        nonlocal n_done
+        score = judge(words, alike)
+        n_done += 1
+        tell("species", min(n_done, total), total)
+        return score
+
+    def uniform(value: float) -> Float:
+        return np.full((n, n), value) + (1.0 - value) * np.eye(n)
+
     for value in dict.fromkeys((start, *_UNIFORM)):
         if n_done and time.perf_counter() > deadline:
             break
-        uniform = Alike(np.full((n, n), value) + (1.0 - value) * np.eye(n), None)
-        score = judge(f"all species alike by {value:g}", uniform)
-        n_done += 1
-        tell("species", min(n_done, total), total)
+        alike = Alike(uniform(value), None)
+        score = judged(f"all species alike by {value:g}", alike)
         if score < least:
-            best, least = uniform, score
+            best, least = alike, score
     for centres in _CENTRES:
         if time.perf_counter() > deadline:
             break
-        score = judge(f"unlike centres alike by {centres:g}", Alike(best.neighbours_zz, centres))
-        n_done += 1
-        tell("species", min(n_done, total), total)
+        score = judged(f"unlike centres alike by {centres:g}", best._replace(centres=centres))
         if score < least - _GAIN:
             best, least = best._replace(centres=centres), score
+    alone = least - _GAIN_OF_SUM
+    beside = [best] if best.centres is not None else []
+    beside += [Alike(uniform(neighbours), centres) for neighbours, centres in _BESIDE_COMMON]
+    for alike in beside:
+        if time.perf_counter() > deadline:
+            break
+        words = f"all species alike by {alike.neighbours_zz[0, -1]:g}, centres {alike.centres:g}"
+        score = judged(f"{words}, and what all have in common", alike._replace(common=True))
+        if score < min(alone, least):
+            best, least = alike._replace(common=True), score
     for i, j in pairs:
         for factor in _FACTORS:
             steps = 0
@@ -165,9 +191,7 @@ def learn_similarity(
                     break
                 words = f"{names[i]} and {names[j]} alike by {similarity_zz[i, j]:.3g}"
                 changed = best._replace(neighbours_zz=similarity_zz)
-                score = judge(words, changed)
-                n_done += 1
-                tell("species", min(n_done, total), total)
+                score = judged(words, changed)
                 if score > least - _GAIN:
                     break
                 best, least, steps = changed, score, steps + 1

@@ -176,9 +176,10 @@ def test_scores():
 
 
 def test_budgets(silicon, ethanol):
+    sparse = {"basis": "sparse", "descriptor": Soap()}
     trials = [
-        fake({"forces": 0.1}, {"basis": "sparse", "n_environments": 40}, us_per_atom=10.0),
-        fake({"forces": 0.1}, {"basis": "sparse", "n_environments": 80}, us_per_atom=14.0),
+        fake({"forces": 0.1}, {**sparse, "n_environments": 40}, us_per_atom=10.0),
+        fake({"forces": 0.1}, {**sparse, "n_environments": 80}, us_per_atom=14.0),
     ]
     assert _by_cost(trials, 18.0) == 120
     assert _by_cost(trials[:1], 20.0) == 80
@@ -187,6 +188,9 @@ def test_budgets(silicon, ethanol):
     few, _ = _affordable(found, silicon, 30.0, None)
     many, _ = _affordable(found, silicon, 1e9, None)
     assert few <= many
+    both = trials[1].settings | {"descriptor": [Soap(), Soap(cutoff=6.0)]}
+    half, _ = _affordable(Race((), trials[1]._replace(settings=both), ""), silicon, 1e9, None)
+    assert many / 3 < half < many
     cheap, reason = _affordable(found, silicon, 1e9, 11.0)
     assert cheap <= 50
     assert "us/atom" in reason
@@ -233,7 +237,8 @@ def test_an_automatic_fit(full, emt_images, tmp_path):
 
 def test_molecules_too_dear_in_the_full_basis_keep_to_the_cost(ethanol):
     """The cost was forgotten where the race had been in the full basis."""
-    full = fake({"forces": 0.1}, {"basis": "full", "zeta": 4}, n=20, us_per_atom=500.0)
+    settings = {"basis": "full", "zeta": 4, "descriptor": Soap()}
+    full = fake({"forces": 0.1}, settings, n=20, us_per_atom=500.0)
 
     def run(settings, indices, heat):
         if settings["basis"] == "full":

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kernelpot import KernelPotential, Soap
-from kernelpot.automatic import _learn_species, _runner
 from kernelpot.data import structures_from_atoms
 from kernelpot.descriptors._mixing import channels_of
+from kernelpot.left_out_systems import learn_species
 from kernelpot.race import Race, Trial
 from kernelpot.similarity import channels, learn_similarity, nearest_similarity, system_splits
+from kernelpot.trials import HEATS, runner
 from tests.test_species_mixing import crystals
 
 TRUE = np.array([[1.0, 0.97, 0.5], [0.97, 1.0, 0.5], [0.5, 0.5, 1.0]])
@@ -38,10 +39,15 @@ def test_pairs_are_told_apart(favourite):
 
     def judge(words, alike):
         tried.append(words)
+        if alike.common:
+            return 100.0
         assert np.linalg.eigvalsh(alike.neighbours_zz).min() > -1e-9
         return distance(alike.neighbours_zz) + abs((alike.centres or 0.0) - favourite)
 
-    found, centres = learn_similarity((41, 42, 74), judge, start=0.0, deadline=math.inf, tell=quiet)
+    found, centres, common = learn_similarity(
+        (41, 42, 74), judge, start=0.0, deadline=math.inf, tell=quiet
+    )
+    assert not common
     assert distance(found) < 0.5 * min(
         distance(np.full((3, 3), s) + (1 - s) * np.eye(3)) for s in (0.0, 0.5, 0.8, 0.9, 0.95)
     )
@@ -56,9 +62,26 @@ def test_noise_changes_no_pair():
     def judge(words, alike):
         return float(1e-3 * rng.standard_normal())
 
-    found, centres = learn_similarity((1, 6, 8), judge, start=0.0, deadline=math.inf, tell=quiet)
+    found, centres, common = learn_similarity(
+        (1, 6, 8), judge, start=0.0, deadline=math.inf, tell=quiet
+    )
     assert centres is None
+    assert not common
     assert len(np.unique(found[np.triu_indices(3, 1)].round(9))) == 1
+
+
+@pytest.mark.parametrize(("gain", "wanted"), [(0.04, False), (0.06, True)])
+def test_a_second_process_must_be_worth_its_cost(gain, wanted):
+    """Made-up errors: best with centres alike by 0.95 alone, by 0.7 beside what is common."""
+
+    def judge(words, alike):
+        best = (0.8, 0.7) if alike.common else (0.9, 0.95)
+        here = (alike.neighbours_zz[0, 1], 0.0 if alike.centres is None else alike.centres)
+        return math.dist(here, best) - gain * alike.common
+
+    found = learn_similarity((41, 42, 74), judge, start=0.0, deadline=math.inf, tell=quiet)
+    assert found.common == wanted
+    assert found.centres == (0.7 if wanted else 0.95)
 
 
 def test_out_of_time():
@@ -122,8 +145,8 @@ def test_the_similarity_of_alloys_is_learned(alloys):
     def make(settings):
         return KernelPotential(**settings)
 
-    found, why = _learn_species(
-        Race((start,), start, ""), make, _runner(make, alloys, structures), alloys, structures,
+    found, why = learn_species(
+        Race((start,), start, ""), make, runner(make, alloys, structures), alloys, structures,
         math.inf, 0, quiet,
     )  # fmt: skip
     assert "Au-Cu" in why[0] or "Cu-Au" in why[0] or "Ag-Cu" in why[0]
@@ -137,7 +160,7 @@ def test_the_similarity_of_alloys_is_learned(alloys):
     together = min(score for words, score in scores.items() if words.startswith("unlike centres"))
     assert (soap.centre_similarity is not None) == (together < apart - 0.01)
     only_copper = alloys[:7]
-    same, why = _learn_species(
+    same, why = learn_species(
         Race((start,), start, ""), make, None, only_copper, structures_from_atoms(only_copper),
         math.inf, 0, quiet,
     )  # fmt: skip

@@ -1,0 +1,179 @@
+"""Trials on systems that are left out whole: which similarity of species predicts the unknown."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from kernelpot.conventions import LABEL_KINDS, Float, Progress
+from kernelpot.data import Structure
+from kernelpot.descriptors import Soap
+from kernelpot.prediction import evaluate_structure
+from kernelpot.race import Race, Runner, Trial, balanced_order, score
+from kernelpot.similarity import Alike, Split, channels, learn_similarity, system_splits
+from kernelpot.trials import HEATS, Make, quiet
+
+__all__ = ["learn_species"]
+
+log = logging.getLogger("kernelpot")
+
+_ATOMS = 2500
+"""Atoms of the structures with which the similarity of the species is learned."""
+
+_ALL_THE_SAME = {"species_mixing": 1.0, "centre_similarity": 1.0}
+"""Parameters of a descriptor that tells no species apart."""
+
+
+def learn_species(
+    found: Race,
+    make: Make,
+    run: Runner,
+    images: Sequence[Any],
+    structures: Sequence[Structure],
+    deadline: float,
+    random_state: int | None,
+    tell: Progress,
+) -> tuple[Race, list[str]]:
+    """The winner with the similarity of species that predicts systems left out best, and why.
+
+    Parameters
+    ----------
+    found : Race
+        A race of descriptors.
+    make : Make
+        Makes a model for a trial of parameters.
+    run : Runner
+        Fits settings to some of the structures.
+    images : Sequence[Any]
+        The training structures as the model's ``fit`` takes them.
+    structures : Sequence[Structure]
+        The same, as records.
+    deadline : float
+        ``time.perf_counter()`` after which nothing new is tried.
+    random_state : int | None
+        Seed of the choice of structures.
+    tell : Progress
+        Told of the stage "species".
+
+    Returns
+    -------
+    tuple[Race, list[str]]
+        The race with these trials and their winner, and what was found in words; as it was, and no
+        words, where there are too few species or systems, or no time.
+    """
+    rng = np.random.default_rng(random_state)
+    order = balanced_order(structures, rng)
+    sizes = np.cumsum([structures[s].n_atoms for s in order])
+    chosen = order[: max(int(np.searchsorted(sizes, _ATOMS)), 25)]
+    splits = system_splits(structures, chosen, rng)
+    winner = found.winner
+    late = time.perf_counter() > deadline
+    if winner.settings["basis"] == "full" or not splits or late:
+        return found, []
+    species = sorted({int(z) for s in structures for z in s.numbers_n})
+    trials: list[Trial] = []
+
+    def settings_of(alike: Alike) -> dict[str, Any]:
+        soap = winner.settings["descriptor"].get_params(deep=False)
+        soap["species_mixing"] = channels(alike.neighbours_zz, species)
+        soap["centre_similarity"] = alike.centres
+        descriptor = Soap(**soap)
+        if alike.common:
+            descriptor = [Soap(**{**soap, **_ALL_THE_SAME}), descriptor]
+        return {**winner.settings, "descriptor": descriptor}
+
+    def judge(words: str, alike: Alike) -> float:
+        settings = {**settings_of(alike), **HEATS[0]}
+        trial = _without_systems(make, settings, splits, images, structures)
+        trials.append(
+            trial._replace(
+                change=f"{words}; systems left out",
+                settings=settings,
+                us_per_atom=winner.us_per_atom,
+            )
+        )
+        return trial.score
+
+    start = winner.settings["descriptor"].species_mixing or 0.0
+    alike = learn_similarity(species, judge, start=start, deadline=deadline, tell=tell)
+    winner = winner._replace(settings=settings_of(alike))
+    if alike.centres is not None:
+        # Every environment sees all inducing variables: other times than those of the race.
+        part = order[: found.winner.n_structures]
+        settings = {k: v for k, v in winner.settings.items() if k not in HEATS[0]}
+        trials += [run(settings, part, heat)._replace(change=winner.change) for heat in (0, 1)]
+        winner = trials[-1]
+    return Race((*found.trials, *trials), winner, found.reason), [_in_words(alike, species)]
+
+
+def _in_words(alike: Alike, species: Sequence[int]) -> str:
+    names = [chemical_symbols[z] for z in species]
+    pairs = ", ".join(
+        f"{names[i]}-{names[j]} {alike.neighbours_zz[i, j]:.3g}"
+        for i in range(len(species))
+        for j in range(i)
+    )
+    words = f"species alike (1 is the same) by systems left out in turn: {pairs}"
+    if alike.centres is not None:
+        words += f"; unlike centres {alike.centres:g}"
+    if alike.common:
+        words += "; and a process that tells no species apart, for what all have in common"
+    return words
+
+
+def _without_systems(
+    make: Make,
+    settings: Mapping[str, Any],
+    splits: Sequence[Split],
+    images: Sequence[Any],
+    structures: Sequence[Structure],
+) -> Trial:
+    """Errors on systems left out, each predicted by a model of the others."""
+    started = time.perf_counter()
+    squares, evidence, n_inducing = [], 0.0, 0
+    for split in splits:
+        with quiet():
+            model = make(settings).fit([images[s] for s in split.fit])
+        squares.append(_mean_squares(model, [structures[s] for s in split.test]))
+        evidence, n_inducing = evidence + model.log_evidence_, model.n_inducing_
+    errors = {
+        kind: math.sqrt(np.mean([one[kind] for one in squares if kind in one]))
+        for kind in LABEL_KINDS
+        if any(kind in one for one in squares)
+    }
+    trial = Trial(
+        change="",
+        settings={},
+        n_structures=len(splits[0].fit),
+        n_inducing=n_inducing,
+        errors=errors,
+        score=score(errors, sum(len(split.test) for split in splits)),
+        log_evidence=evidence,
+        seconds=time.perf_counter() - started,
+        us_per_atom=math.nan,
+        stages={},
+    )
+    log.info("%s", {k: v for k, v in trial._asdict().items() if k != "settings"})
+    return trial
+
+
+def _mean_squares(model: Any, structures: Sequence[Structure]) -> dict[str, float]:
+    """Mean square error by kind of label: eV/atom, eV/angstrom, eV/angstrom^3."""
+    found: dict[str, list[Float]] = {kind: [] for kind in LABEL_KINDS}
+    for s in structures:
+        energy, forces_nc, stress_v, _ = evaluate_structure(model.predictor_, s)
+        found["energy"].append(np.array([(energy - s.energy) / s.n_atoms]))
+        found["forces"].append((forces_nc - s.forces_nc).ravel())
+        found["stress"].append(stress_v - s.stress_v)
+    errors = {kind: np.concatenate(values) for kind, values in found.items()}
+    return {
+        kind: float(np.nanmean(values**2))
+        for kind, values in errors.items()
+        if np.isfinite(values).any()
+    }
