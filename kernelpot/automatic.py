@@ -16,6 +16,7 @@ from kernelpot._machine import physical_memory
 from kernelpot.conventions import Progress
 from kernelpot.data import Structure
 from kernelpot.full_basis import memory_needed
+from kernelpot.full_noise import NOISE_ROWS
 from kernelpot.left_out_systems import learn_species
 from kernelpot.race import Race, Runner, Trial, race
 from kernelpot.trials import HEATS, Make, runner
@@ -137,9 +138,11 @@ def _no_full_basis(
     growth = len(structures) / trial.n_structures
     us_per_atom = trial.us_per_atom * growth
     stages = trial.stages
+    # The noise is found with a part of the labels.
+    searched = min(n_labels, NOISE_ROWS) / min(n_labels / growth, NOISE_ROWS)
     needed = (
         stages["selection"]
-        + stages["hyperparameters"]
+        + stages["hyperparameters"] * max(searched, 1.0) ** 3
         + stages["environments"] * growth
         + stages["covariance"] * growth**2
         + n_labels**3 / 3.0 / _FLOPS

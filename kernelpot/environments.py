@@ -22,7 +22,7 @@ from kernelpot.targets import to_learn
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
-__all__ = ["Chunk", "chunks_of", "jacobian_bytes", "single"]
+__all__ = ["Chunk", "chunks_of", "jacobian_bytes"]
 
 _CHUNK = 4
 """Structures of equal composition that are treated at once."""
@@ -43,27 +43,6 @@ class Chunk(NamedTuple):
     sigma: list[Float]
     label_sets: list[Int]
     alone: list[bool]  # whether it is an isolated atom
-
-
-def single(chunk: Chunk, k: int) -> Chunk:
-    """One structure of a chunk as a chunk of its own.
-
-    Parameters
-    ----------
-    chunk : Chunk
-        Of several.
-    k : int
-        Which.
-
-    Returns
-    -------
-    Chunk
-        Of one.
-    """
-    part = slice(k, k + 1)
-    return Chunk([x[part] for x in chunk.x_z], [J[part] for J in chunk.J_z], *(
-        values[part] for values in chunk[2:]
-    ))  # fmt: skip
 
 
 def jacobian_bytes(structures: Sequence[Structure], bound: BoundDescriptor) -> float:

@@ -23,12 +23,14 @@ from kernelpot.conventions import LABEL_KINDS, Float, LabelSet, Progress, as_int
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
 from kernelpot.descriptors.protocol import BoundDescriptor
-from kernelpot.environments import Chunk, chunks_of, jacobian_bytes, single
-from kernelpot.gp.exact import leave_out, maximise_noise, solve
+from kernelpot.environments import Chunk, chunks_of, jacobian_bytes
+from kernelpot.full_noise import choose_noise
+from kernelpot.gp.exact import leave_out, solve
+from kernelpot.gp.exact_noise import Labels
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.packed import Packed
-from kernelpot.label_covariance import fill, label_rows
-from kernelpot.options import NOISE_RANGE, Options, effective_noise
+from kernelpot.label_covariance import fill
+from kernelpot.options import Options, effective_noise
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
@@ -36,15 +38,11 @@ __all__ = ["FullFit", "fit_full_basis", "memory_needed"]
 
 log = logging.getLogger("kernelpot")
 
-_SAMPLE_ROWS = 1500
-"""Labels with which noise and amplitude are found: some hundred Cholesky factors of 30 ms."""
-_LEAVE_OUT_ROWS = 6000
-"""Labels up to which leave-one-out errors are computed: the inverse costs two factorisations."""
-_LEAST_FORCES = 3e-5
-"""Least noise of forces (eV/angstrom): exact labels leave the covariance singular to rounding."""
+_LEAVE_OUT_ROWS = 9000
+"""Labels up to which leave-one-out errors are computed: the inverse costs two factorisations, and
+is dense."""
 
-
-_STAGES = ("environments", "hyperparameters", "covariance", "posterior")
+_STAGES = ("environments", "covariance", "hyperparameters", "posterior")
 
 
 class FullFit(NamedTuple):
@@ -103,37 +101,29 @@ def fit_full_basis(
     """
     n_labels = sum(s.n_labels for s in structures)
     _check_memory(n_labels, memory_needed(n_labels, jacobian_bytes(structures, bound)))
+    free_delta = delta is None
     clock = [time.perf_counter()]
     sources = sorted({s.source for s in structures})
     labels = [LabelSet(kind, source) for source in sources for kind in LABEL_KINDS]
     with one_blas_thread():  # many small products
         chunks = chunks_of(structures, bound, baseline, repulsion, labels, tell)
     clock.append(time.perf_counter())
-    present = {k for s in structures for k in _kinds_of(s)}
-    one_factor = delta is None and present <= options.learned and options.force_priority == 1.0
-    with one_blas_thread():  # many factorisations of 30 ms
-        delta, noise_l = _hyperparameters(chunks, zeta, delta, labels, options)
-    effective = effective_noise(dict(zip(labels, noise_l, strict=True)), options.force_priority)
-    effective_l = np.array([effective[label] for label in labels])
-
-    y_r = np.concatenate([y for chunk in chunks for y in chunk.y])
-    sigma_r = np.concatenate(
-        [
-            sigma * effective_l[kinds]
-            for chunk in chunks
-            for sigma, kinds in zip(chunk.sigma, chunk.label_sets, strict=True)
-        ]
-    )
-    clock.append(time.perf_counter())
-    # Solved in units of delta^2.
-    K = Packed(len(y_r))
+    together = _labels_of(chunks)
+    # In units of delta^2.
+    K = Packed(len(together.y_r))
     fill(K, chunks, zeta, tell)
     clock.append(time.perf_counter())
+    delta, noise_l = choose_noise(K, together, delta, labels, options)
+    effective = effective_noise(dict(zip(labels, noise_l, strict=True)), options.force_priority)
+    effective_l = np.array([effective[label] for label in labels])
+    clock.append(time.perf_counter())
+    y_r, sigma_r = together.y_r, together.sigma_r * effective_l[together.set_r]
     tell("posterior", 0, 1)
     solution = solve(K, y_r / delta, sigma_r / delta, functools.partial(tell, "posterior"))
     log_evidence = solution.log_evidence - len(y_r) * np.log(delta)
     data_fit = solution.data_fit
-    if one_factor:
+    present = {k for s in structures for k in _kinds_of(s)}
+    if free_delta and present <= options.learned and options.force_priority == 1.0:
         # The common factor of amplitude and noise, which predictions do not depend on, is that of
         # the largest evidence.
         factor = float(np.sqrt(-2.0 * data_fit / len(y_r)))
@@ -143,10 +133,8 @@ def fit_full_basis(
         factor = 1.0
     left_out = {}
     if len(y_r) <= _LEAVE_OUT_ROWS:
-        counts = [len(y) for chunk in chunks for y in chunk.y]
-        errors_r = delta * leave_out(K, solution.alpha_r, counts)
-        set_r = np.concatenate([kinds for chunk in chunks for kinds in chunk.label_sets])
-        left_out = _rmse(errors_r, [labels[k].kind for k in set_r], chunks)
+        errors_r = delta * leave_out(K, solution.alpha_r, together.counts)
+        left_out = _rmse(errors_r, [labels[k].kind for k in together.set_r], together.judged_r)
     inducing, weights_m = _collapse(chunks, solution.alpha_r * delta, bound.n_features)
     clock.append(time.perf_counter())
     delta, noise_l = delta * factor, noise_l * factor
@@ -168,16 +156,23 @@ def fit_full_basis(
     )
 
 
-def _rmse(errors_r: Float, kind_r: list[str], chunks: Sequence[Chunk]) -> dict[str, float]:
-    """Of each kind of label; isolated atoms, which nothing else can predict, do not count."""
-    alone_r = np.concatenate(
-        [
-            np.full(len(y), alone)
-            for chunk in chunks
-            for y, alone in zip(chunk.y, chunk.alone, strict=True)
-        ]
-    )
-    kind_r = np.where(alone_r, "", np.array(kind_r))
+def _labels_of(chunks: Sequence[Chunk]) -> Labels:
+    """All labels, in the order of the covariance; isolated atoms, which nothing else can predict,
+    are not judged."""
+    structures = [
+        (y, sigma, sets, np.full(len(y), 0.0 if alone else 1.0))
+        for chunk in chunks
+        for y, sigma, sets, alone in zip(
+            chunk.y, chunk.sigma, chunk.label_sets, chunk.alone, strict=True
+        )
+    ]
+    y_r, sigma_r, set_r, judged_r = (np.concatenate(p) for p in zip(*structures, strict=True))
+    return Labels(y_r, sigma_r, set_r, judged_r, [len(y) for y, *_ in structures])
+
+
+def _rmse(errors_r: Float, kind_r: list[str], judged_r: Float) -> dict[str, float]:
+    """Of each kind of label."""
+    kind_r = np.where(judged_r > 0.0, np.array(kind_r), "")
     return {
         kind: float(np.sqrt(np.mean(errors_r[kind_r == kind] ** 2)))
         for kind in LABEL_KINDS
@@ -218,54 +213,6 @@ def _check_memory(n_labels: int, needed: float) -> None:
             f"all features: {needed / 1e9:.1f} GB, and this machine has {there / 1e9:.1f} GB. Fit "
             "fewer structures, give a larger feature_tolerance, or take basis='sparse'."
         )
-
-
-def _hyperparameters(
-    chunks: Sequence[Chunk],
-    zeta: int,
-    delta: float | None,
-    labels: list[LabelSet],
-    options: Options,
-) -> tuple[float, Float]:
-    """Amplitude and noise factors by the evidence of a sample of the structures."""
-    noise_l = [None if label.kind in options.learned else 1.0 for label in labels]
-    sample = _sample(chunks, options.random_state)
-    present = {int(m) for chunk in sample for kinds in chunk.label_sets for m in np.unique(kinds)}
-    noise_l = [1.0 if k not in present else factor for k, factor in enumerate(noise_l)]
-    if delta is not None and None not in noise_l:
-        return delta, np.array(noise_l)
-    K_rr = np.vstack([label_rows(one, sample, zeta) for one in sample])
-    return maximise_noise(
-        K_rr,
-        np.concatenate([chunk.y[0] for chunk in sample]),
-        np.concatenate([chunk.label_sets[0] for chunk in sample]),
-        np.concatenate([chunk.sigma[0] for chunk in sample]),
-        delta=delta,
-        noise_l=noise_l,
-        least_l=[
-            _least(label.kind) / getattr(options.noise, label.kind) if factor is None else 1.0
-            for label, factor in zip(labels, noise_l, strict=True)
-        ],
-    )
-
-
-def _sample(chunks: Sequence[Chunk], random_state: int | None) -> list[Chunk]:
-    """Some structures, one by one."""
-    places = [(c, k) for c, chunk in enumerate(chunks) for k in range(len(chunk.members))]
-    rng = np.random.default_rng(random_state)
-    chosen: list[tuple[int, int]] = []
-    n_rows = 0
-    for p in rng.permutation(len(places)):
-        c, k = places[p]
-        if chosen and n_rows + len(chunks[c].y[k]) > _SAMPLE_ROWS:
-            break
-        chosen.append((c, k))
-        n_rows += len(chunks[c].y[k])
-    return [single(chunks[c], k) for c, k in sorted(chosen)]
-
-
-def _least(kind: str) -> float:
-    return _LEAST_FORCES if kind == "forces" else NOISE_RANGE[kind][0]
 
 
 def _collapse(

@@ -18,7 +18,7 @@ from kernelpot.gp.whitening import Whitening
 from kernelpot.options import NOISE_RANGE, Options
 from kernelpot.rows import Component
 
-__all__ = ["COARSE", "choose_hyperparameters", "folds_of", "leave_out_errors"]
+__all__ = ["COARSE", "IMPORTANCE", "choose_hyperparameters", "folds_of", "leave_out_errors"]
 
 log = logging.getLogger("kernelpot")
 
@@ -26,7 +26,7 @@ _N_FOLDS = 5
 """Parts of the data that are left out in turn to find noise levels and amplitudes."""
 COARSE = 1500
 """Inducing variables with which they are found: of the independent ones the most telling."""
-_IMPORTANCE = {"energy": 1.0, "forces": 1.0, "stress": 0.3}
+IMPORTANCE = {"energy": 1.0, "forces": 1.0, "stress": 0.3}
 """How much a per cent of error of each kind of label counts in that search."""
 
 
@@ -219,6 +219,6 @@ def _importance(triangles: Mapping[LabelSet, Triangle]) -> list[float]:
     for label, triangle in triangles.items():
         n_kind[label.kind] += triangle.n_rows
     return [
-        _IMPORTANCE[label.kind] * triangle.n_rows / n_kind[label.kind]
+        IMPORTANCE[label.kind] * triangle.n_rows / n_kind[label.kind]
         for label, triangle in triangles.items()
     ]

@@ -1,6 +1,7 @@
 """Settings chosen by the data."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -140,6 +141,24 @@ def test_the_better_setting_wins(silicon):
     assert "less error" in found.reason
     assert {heat for heat, _ in heats} == {0, 1}
     assert max(n for heat, n in heats if heat == 0) < max(n for heat, n in heats if heat == 1)
+
+
+def test_more_structures_where_there_is_time(ethanol):
+    """Trials of a second, in the full basis."""
+    sizes = {}
+    for seconds in (1.0, 300.0, 1e6):
+        heats = set()
+
+        def run(settings, indices, heat, heats=heats):
+            heats.add((heat, len(indices)))
+            return fake({"energy": 0.1, "forces": 0.1}, settings, len(indices))
+
+        deadline = time.perf_counter() + seconds
+        race(12 * ethanol, run, deadline=deadline, random_state=0, tell=quiet)
+        sizes[seconds] = dict(heats)
+    assert {found[0] for found in sizes.values()} == {77}
+    assert sizes[1.0][1] == 155  # 1400 atoms, nine in each molecule
+    assert 155 < sizes[300.0][1] < sizes[1e6][1] == 311
 
 
 def test_noise_changes_nothing(silicon):

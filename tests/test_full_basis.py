@@ -5,7 +5,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from kernelpot import KernelPotential, Soap, load
-from kernelpot.gp.exact import leave_out, maximise_noise, solve
+from kernelpot.gp.exact import leave_out, solve
+from kernelpot.gp.exact_noise import Labels, extrapolate, left_out_noise, maximise_noise
 from kernelpot.gp.packed import Packed
 from tests.naive import gp as naive
 
@@ -67,6 +68,100 @@ def test_noise_and_amplitude_are_found():
     assert_allclose(noise, [2.0, 0.5], rtol=0.3)
     kept, _ = maximise_noise(K, y, sets, sigma, delta=2.0, noise_l=[1.0, 0.5], least_l=[1, 1])
     assert kept == 2.0
+
+
+@pytest.mark.parametrize("width", [4, 7, 40])
+def test_a_part_of_a_packed_matrix(width):
+    rng = np.random.default_rng(width)
+    root = rng.standard_normal((23, 25))
+    K = root @ root.T
+    packed = Packed(23, width=width)
+    packed.set_rows(0, K)
+    assert_allclose(np.tril(packed.lower()), np.tril(K))
+    for rows in (np.arange(23), np.arange(3, 9), np.array([0, 6, 7, 8, 15, 22]), np.array([22])):
+        part = packed.part(rows)
+        assert_allclose(np.tril(part.lower()), np.tril(K[np.ix_(rows, rows)]))
+        part.add_to_diagonal(np.ones(len(rows)))
+    # What was taken is a copy.
+    assert_allclose(np.tril(packed.lower()), np.tril(K))
+
+
+def one_kind(y, counts, sigma=0.1):
+    n = len(y)
+    return Labels(y, np.full(n, sigma), np.zeros(n, dtype=int), np.ones(n), counts)
+
+
+def left_out(K, y, counts, noise):
+    """Each block predicted from all others, by dense algebra."""
+    C, errors, first = K + noise**2 * np.eye(len(y)), np.empty(len(y)), 0
+    for count in counts:
+        block = np.zeros(len(y), dtype=bool)
+        block[first : first + count] = True
+        rest = ~block
+        errors[block] = y[block] - C[np.ix_(block, rest)] @ np.linalg.solve(
+            C[np.ix_(rest, rest)], y[rest]
+        )
+        first += count
+    return np.sqrt(np.mean(errors**2))
+
+
+@pytest.mark.parametrize("true", [0.02, 0.3])
+@pytest.mark.parametrize("start", [1e-3, 0.1, 10.0])
+def test_the_noise_of_least_errors_on_blocks_left_out(true, start):
+    rng = np.random.default_rng(1)
+    x = rng.uniform(0.0, 12.0, 120)
+    K = np.exp(-0.5 * (x[:, None] - x) ** 2)
+    y = np.sin(x) + true * rng.standard_normal(120)
+    counts = [3] * 40
+    packed = Packed(120, width=50)
+    packed.set_rows(0, K)
+    settings = {"delta": 1.0, "free_l": [True], "importance_l": [1.0]}
+    found = left_out_noise(
+        packed, one_kind(y, counts), noise_l=np.array([start]), least_l=[1e-4], step=4.0,
+        patience=2, **settings,
+    )  # fmt: skip
+    found = left_out_noise(
+        packed, one_kind(y, counts), noise_l=found, least_l=[1e-4], step=2.0, patience=1,
+        **settings,
+    )  # fmt: skip
+    grid = [left_out(K, y, counts, 0.1 * factor) for factor in np.geomspace(1e-3, 30.0, 60)]
+    assert left_out(K, y, counts, 0.1 * found[0]) < 1.01 * min(grid)
+    assert true / 3.0 < 0.1 * found[0] < 3.0 * true
+    assert_allclose(np.tril(packed.lower()), np.tril(K))
+    kept = left_out_noise(
+        packed, one_kind(y, counts), noise_l=np.array([start]), least_l=[1e-4], step=4.0,
+        patience=2, **(settings | {"free_l": [False]}),
+    )  # fmt: skip
+    assert_allclose(kept, [start])
+
+
+def test_noise_that_does_not_count_stays_as_it_is():
+    """Two sets that say the same of each other whatever the noise of the second one is."""
+    rng = np.random.default_rng(2)
+    y = rng.standard_normal(40)
+    packed = Packed(40)
+    packed.set_rows(0, np.eye(40))
+    sets = np.arange(40) % 2
+    labels = Labels(y, np.full(40, 0.1), sets, (sets == 0).astype(float), [2] * 20)
+    found = left_out_noise(
+        packed, labels, delta=1.0, noise_l=np.array([0.5, 0.7]), free_l=[True, True],
+        least_l=[1e-3, 1e-3], importance_l=[1.0, 1.0], step=2.0, patience=1,
+    )  # fmt: skip
+    assert_allclose(found, [0.5, 0.7])
+    nothing = labels._replace(judged_r=np.zeros(40))
+    found = left_out_noise(
+        packed, nothing, delta=1.0, noise_l=np.array([0.5, 0.7]), free_l=[True, True],
+        least_l=[1e-3, 1e-3], importance_l=[1.0, 1.0], step=2.0, patience=1,
+    )  # fmt: skip
+    assert_allclose(found, [0.5, 0.7])
+
+
+def test_noise_of_more_labels_by_a_power_law():
+    few, more = np.array([0.4, 0.1, 0.2, 0.8]), np.array([0.2, 0.1, 0.3, 0.1])
+    found = extrapolate(1000, few, 4000, more, 16000, [1e-3, 1e-3, 1e-3, 1e-3])
+    # Half for four times as many; the same; never more; at most a quarter.
+    assert_allclose(found, [0.1, 0.1, 0.3, 0.025])
+    assert_allclose(extrapolate(1000, few, 4000, more, 16000, [0.15] * 4), [0.15, 0.15, 0.3, 0.15])
 
 
 # ------------------------------------------------------------------------------ the model
@@ -204,6 +299,32 @@ def test_learned_noise_and_projected_features(images, emt_soap):
     model = KernelPotential(emt_soap, basis="full", feature_tolerance=1e-4).fit(images)
     assert model.noise_["forces"] < 0.05
     assert 0.01 < model.delta_ < 100.0
+    assert model.score(images) > 0.99
+
+
+def test_noise_of_many_labels_is_extrapolated(images, emt_soap, monkeypatch):
+    """The search with a part of the labels; what it finds is used for all."""
+    from kernelpot import full_noise
+
+    monkeypatch.setattr(full_noise, "_FEW_ROWS", 120)
+    monkeypatch.setattr(full_noise, "_SEARCHES", ((120, 4.0, 2), (240, 2.0, 1)))
+    monkeypatch.setattr(full_noise, "_FEW_STRUCTURES", 2)
+    calls = []
+
+    def extrapolated(*arguments):
+        calls.append(arguments)
+        return extrapolate(*arguments)
+
+    monkeypatch.setattr(full_noise, "extrapolate", extrapolated)
+    model = KernelPotential(emt_soap, basis="full").fit(images)
+    assert len(calls) == 1
+    n_few, _, n_more, _, n_all, least = calls[0]
+    assert n_few <= 120 < n_more <= 240 < n_all == sum(model.training_summary_["n_labels"].values())
+    found = extrapolate(*calls[0])
+    ratio = model.noise_["forces"] / model.noise_["energy"]
+    assumed = {"energy": 1e-3, "forces": 0.05}
+    assert_allclose(ratio, found[1] * assumed["forces"] / (found[0] * assumed["energy"]))
+    assert np.all(found >= least)
     assert model.score(images) > 0.99
 
 

@@ -15,7 +15,7 @@ from kernelpot.descriptors._mixing import channels_of
 from kernelpot.left_out_systems import learn_species
 from kernelpot.race import Race, Trial
 from kernelpot.similarity import channels, learn_similarity, nearest_similarity, system_splits
-from kernelpot.trials import HEATS, runner
+from kernelpot.trials import runner
 from tests.test_species_mixing import crystals
 
 TRUE = np.array([[1.0, 0.97, 0.5], [0.97, 1.0, 0.5], [0.5, 0.5, 1.0]])

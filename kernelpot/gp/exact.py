@@ -10,14 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
-from scipy.linalg import lapack
-from scipy.optimize import minimize
 
-from kernelpot.conventions import Float, Int
+from kernelpot.conventions import Float
 from kernelpot.gp.packed import Packed
 
-__all__ = ["Solution", "leave_out", "maximise_noise", "solve"]
+__all__ = ["Solution", "leave_out", "solve"]
 
 
 class Solution(NamedTuple):
@@ -91,72 +88,3 @@ def leave_out(K: Packed, alpha_r: Float, counts: Sequence[int]) -> Float:
             errors_r[block] = np.linalg.solve(inverse_rr[block, block], alpha_r[block])
         first += n
     return errors_r
-
-
-def maximise_noise(
-    K_rr: Float,
-    y_r: Float,
-    set_r: Int,
-    sigma_r: Float,
-    *,
-    delta: float | None,
-    noise_l: Sequence[float | None],
-    least_l: Sequence[float],
-) -> tuple[float, Float]:
-    """Prior amplitude and noise factors of the largest evidence.
-
-    Parameters
-    ----------
-    K_rr : Float
-        Covariance of the labels in units of delta^2.
-    y_r : Float
-        Labels.
-    set_r : Int
-        Set that each label belongs to.
-    sigma_r : Float
-        Assumed noise of each label.
-    delta : float | None
-        Prior amplitude; None to find it.
-    noise_l : Sequence[float | None]
-        Factor on the assumed noise of each set; None to find it.
-    least_l : Sequence[float]
-        Least factor of each set.
-
-    Returns
-    -------
-    tuple[float, Float]
-        delta, and one factor for each set.
-    """
-    free_l = np.array([factor is None for factor in noise_l], dtype=bool)
-    known_l = np.array([1.0 if factor is None else factor for factor in noise_l])
-    n = len(y_r)
-
-    def parts(theta: Float) -> tuple[float, Float]:
-        factor_l = known_l.copy()
-        factor_l[free_l] = np.maximum(np.exp(theta[:-1]), np.asarray(least_l)[free_l])
-        return (math.exp(theta[-1]) if delta is None else delta), factor_l
-
-    def loss(theta: Float) -> float:
-        amplitude, factor_l = parts(theta)
-        C_rr = amplitude**2 * K_rr
-        np.einsum("rr->r", C_rr)[:] += (factor_l[set_r] * sigma_r) ** 2
-        L_rr, info = lapack.dpotrf(C_rr, lower=1, clean=0, overwrite_a=1)
-        if info != 0:
-            return 1e10
-        z_r = scipy.linalg.solve_triangular(L_rr, y_r, lower=True, check_finite=False)
-        value = 0.5 * float(z_r @ z_r) + float(np.sum(np.log(np.diag(L_rr))))
-        return value / n
-
-    start = np.zeros(int(free_l.sum()) + 1)
-    start[:-1] = math.log(0.1)
-    result = minimize(
-        loss,
-        start,
-        method="Nelder-Mead",
-        options={
-            "xatol": 0.1,
-            "fatol": 1e-4,
-            "initial_simplex": np.vstack([start, start + 2.0 * np.eye(len(start))]),
-        },
-    )
-    return parts(result.x)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.linalg import blas, lapack
 
-from kernelpot.conventions import Float
+from kernelpot.conventions import Float, Int
 
 __all__ = ["Packed"]
 
@@ -35,6 +35,7 @@ class Packed:
 
     def __init__(self, n: int, width: int = _WIDTH):
         self.n = n
+        self._width = width
         self._first = list(range(0, n, width))
         # Row-major: a row of a panel is written at once, and its transpose is what BLAS reads.
         self._panels = [np.zeros((n - first, min(width, n - first))) for first in self._first]
@@ -57,6 +58,47 @@ class Packed:
             skipped = max(start - first, 0)
             end = min(start + panel.shape[1], rows.shape[1])
             panel[first + skipped - start : last - start, : end - start] = rows[skipped:, start:end]
+
+    def part(self, rows_r: Int) -> Packed:
+        """The matrix of some of its rows and the same columns.
+
+        Parameters
+        ----------
+        rows_r : Int
+            Indices, ascending.
+
+        Returns
+        -------
+        Packed
+            A copy of them.
+        """
+        found = Packed(len(rows_r), self._width)
+        for start, panel in zip(self._first, self._panels, strict=True):
+            low, high = np.searchsorted(rows_r, (start, start + panel.shape[1]))
+            if low == high:
+                continue
+            block = panel[np.ix_(rows_r[low:] - start, rows_r[low:high] - start)]
+            # These columns may lie in several panels of the part.
+            for first, into in zip(found._first, found._panels, strict=True):
+                left, right = max(low, first), min(high, first + into.shape[1])
+                if left < right:
+                    into[left - first :, left - first : right - first] = block[
+                        left - low :, left - low : right - low
+                    ]
+        return found
+
+    def lower(self) -> Float:
+        """The lower triangle, densely.
+
+        Returns
+        -------
+        Float
+            Shape (n, n); what lies above the diagonal is of no meaning.
+        """
+        lower = np.zeros((self.n, self.n))
+        for start, panel in zip(self._first, self._panels, strict=True):
+            lower[start:, start : start + panel.shape[1]] = panel
+        return lower
 
     def add_to_diagonal(self, values: Float) -> None:
         """Add to the diagonal.
@@ -156,8 +198,5 @@ class Packed:
         Float
             Shape (n, n).
         """
-        lower = np.zeros((self.n, self.n))
-        for start, panel in zip(self._first, self._panels, strict=True):
-            lower[start:, start : start + panel.shape[1]] = panel
-        upper, _ = lapack.dpotri(lower.T, lower=0, overwrite_c=1)
+        upper, _ = lapack.dpotri(self.lower().T, lower=0, overwrite_c=1)
         return np.triu(upper) + np.triu(upper, 1).T
