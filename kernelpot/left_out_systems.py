@@ -15,7 +15,7 @@ from kernelpot.conventions import LABEL_KINDS, Float, Progress
 from kernelpot.data import Structure
 from kernelpot.descriptors import Soap
 from kernelpot.prediction import evaluate_structure
-from kernelpot.race import Race, Runner, Trial, balanced_order, score
+from kernelpot.race import Race, Runner, Trial, balanced_order, climb, score
 from kernelpot.similarity import Alike, Split, channels, learn_similarity, system_splits
 from kernelpot.trials import HEATS, Make, quiet
 
@@ -30,22 +30,51 @@ _ALL_THE_SAME = {"species_mixing": 1.0, "centre_similarity": 1.0}
 """Parameters of a descriptor that tells no species apart."""
 
 
+def choose_splits(structures: Sequence[Structure], random_state: int | None) -> list[Split]:
+    """Parts of the structures, with systems that are left out in turn.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        The training structures.
+    random_state : int | None
+        Seed.
+
+    Returns
+    -------
+    list[Split]
+        Empty where there are too few species or systems.
+    """
+    rng = np.random.default_rng(random_state)
+    order = balanced_order(structures, rng)
+    sizes = np.cumsum([structures[s].n_atoms for s in order])
+    chosen = order[: max(int(np.searchsorted(sizes, _ATOMS)), 25)]
+    return system_splits(structures, chosen, rng)
+
+
 def learn_species(
     found: Race,
+    splits: Sequence[Split],
     make: Make,
     run: Runner,
     images: Sequence[Any],
     structures: Sequence[Structure],
+    *,
     deadline: float,
     random_state: int | None,
     tell: Progress,
 ) -> tuple[Race, list[str]]:
-    """The winner with the similarity of species that predicts systems left out best, and why.
+    """The winner with what predicts systems left out best, and why.
+
+    How alike the species are comes first; then, in the time that is left, the numbers of the
+    descriptor are changed by small steps.
 
     Parameters
     ----------
     found : Race
         A race of descriptors.
+    splits : Sequence[Split]
+        Systems that are left out in turn.
     make : Make
         Makes a model for a trial of parameters.
     run : Runner
@@ -59,7 +88,7 @@ def learn_species(
     random_state : int | None
         Seed of the choice of structures.
     tell : Progress
-        Told of the stage "species".
+        Told of the stages "species" and "steps".
 
     Returns
     -------
@@ -67,17 +96,12 @@ def learn_species(
         The race with these trials and their winner, and what was found in words; as it was, and no
         words, where there are too few species or systems, or no time.
     """
-    rng = np.random.default_rng(random_state)
-    order = balanced_order(structures, rng)
-    sizes = np.cumsum([structures[s].n_atoms for s in order])
-    chosen = order[: max(int(np.searchsorted(sizes, _ATOMS)), 25)]
-    splits = system_splits(structures, chosen, rng)
     winner = found.winner
     late = time.perf_counter() > deadline
     if winner.settings["basis"] == "full" or not splits or late:
         return found, []
     species = sorted({int(z) for s in structures for z in s.numbers_n})
-    trials: list[Trial] = []
+    trials: dict[str, Trial] = {}
 
     def settings_of(alike: Alike) -> dict[str, Any]:
         soap = winner.settings["descriptor"].get_params(deep=False)
@@ -88,28 +112,35 @@ def learn_species(
             descriptor = [Soap(**{**soap, **_ALL_THE_SAME}), descriptor]
         return {**winner.settings, "descriptor": descriptor}
 
-    def judge(words: str, alike: Alike) -> float:
-        settings = {**settings_of(alike), **HEATS[0]}
+    def without_systems(
+        settings: Mapping[str, Any], indices: Sequence[int] = (), heat: int = 0
+    ) -> Trial:
+        settings = {**settings, **HEATS[0]}
         trial = _without_systems(make, settings, splits, images, structures)
-        trials.append(
-            trial._replace(
-                change=f"{words}; systems left out",
-                settings=settings,
-                us_per_atom=winner.us_per_atom,
-            )
-        )
+        return trial._replace(settings=settings, us_per_atom=winner.us_per_atom)
+
+    def judge(words: str, alike: Alike) -> float:
+        trial = without_systems(settings_of(alike))
+        trials[_key(alike)] = trial._replace(change=f"{words}; systems left out")
         return trial.score
 
     start = winner.settings["descriptor"].species_mixing or 0.0
     alike = learn_similarity(species, judge, start=start, deadline=deadline, tell=tell)
-    winner = winner._replace(settings=settings_of(alike))
-    if alike.centres is not None:
-        # Every environment sees all inducing variables: other times than those of the race.
-        part = order[: found.winner.n_structures]
-        settings = {k: v for k, v in winner.settings.items() if k not in HEATS[0]}
-        trials += [run(settings, part, heat)._replace(change=winner.change) for heat in (0, 1)]
-        winner = trials[-1]
-    return Race((*found.trials, *trials), winner, found.reason), [_in_words(alike, species)]
+    best, tried = climb(trials[_key(alike)], without_systems, (), deadline, tell)
+    # Times and errors of the race were those of other settings.
+    settings = {k: v for k, v in best.settings.items() if k not in HEATS[0]}
+    order = balanced_order(structures, np.random.default_rng(random_state))
+    part = order[: winner.n_structures]
+    change = (
+        winner.change if best.change.endswith("left out") else f"{winner.change}; {best.change}"
+    )
+    again = [run(settings, part, heat)._replace(change=change) for heat in (0, 1)]
+    why = [_in_words(alike, species)]
+    return Race((*found.trials, *trials.values(), *tried, *again), again[-1], found.reason), why
+
+
+def _key(alike: Alike) -> str:
+    return f"{alike.neighbours_zz.tolist()} {alike.centres} {alike.common}"
 
 
 def _in_words(alike: Alike, species: Sequence[int]) -> str:

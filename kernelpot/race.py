@@ -22,7 +22,7 @@ from kernelpot.data import Structure
 from kernelpot.terms.composition import is_isolated
 from kernelpot.variations import COARSER, FINER, apply, first_settings, steps, variations
 
-__all__ = ["Race", "Runner", "Trial", "balanced_order", "race", "score"]
+__all__ = ["Race", "Runner", "Trial", "balanced_order", "climb", "race", "score"]
 
 log = logging.getLogger("kernelpot")
 
@@ -120,6 +120,7 @@ def race(
     deadline: float,
     random_state: int | None,
     tell: Progress,
+    small_steps: bool = True,
 ) -> Race:
     """Find settings with small errors on left-out folds.
 
@@ -135,6 +136,8 @@ def race(
         Seed of the choice of structures.
     tell : Progress
         Told of the stages "race" and "steps".
+    small_steps : bool
+        Whether the winner's numbers are changed by small steps in the time that is left.
 
     Returns
     -------
@@ -176,7 +179,9 @@ def race(
     winner = min(final, key=lambda t: t.score)
     if winner.score > final[0].score - _GAINS[1]:
         winner = final[0]
-    winner, tried = _climb(winner, run, large, deadline, tell)
+    tried: list[Trial] = []
+    if small_steps:
+        winner, tried = climb(winner, run, large, deadline, tell)
     if winner is final[0]:
         reason = f"no change lowers the errors by {100.0 * _GAINS[1]:.0f} %"
     else:
@@ -185,10 +190,29 @@ def race(
     return Race((*trials, *final, *tried), winner, reason)
 
 
-def _climb(
+def climb(
     best: Trial, run: Runner, indices: Sequence[int], deadline: float, tell: Progress
 ) -> tuple[Trial, list[Trial]]:
-    """The best of the settings that small steps lead to, one number after the other."""
+    """The best of the settings that small steps lead to, one number after the other.
+
+    Parameters
+    ----------
+    best : Trial
+        Where to start from.
+    run : Runner
+        Fits and judges one trial.
+    indices : Sequence[int]
+        Structures that it is given.
+    deadline : float
+        ``time.perf_counter()`` after which no trial begins.
+    tell : Progress
+        Told of the stage "steps".
+
+    Returns
+    -------
+    tuple[Trial, list[Trial]]
+        The best, and all that were tried.
+    """
     tried: list[Trial] = []
     start, n_left = best, len(steps(best.settings))
     k = 0

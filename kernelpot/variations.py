@@ -148,7 +148,7 @@ def variations(settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def apply(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with a change of the descriptor or of the model.
+    """Settings with a change of the descriptor, of all of them in a sum, or of the model.
 
     Parameters
     ----------
@@ -167,9 +167,14 @@ def apply(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, A
     rest = {name: value for name, value in change.items() if name not in own}
     new |= own
     if rest:
-        parameters = {**settings["descriptor"].get_params(deep=False), **rest}
-        new["descriptor"] = Soap(**parameters)
+        changed = [Soap(**{**soap.get_params(deep=False), **rest}) for soap in _soaps(settings)]
+        new["descriptor"] = changed if isinstance(settings["descriptor"], list) else changed[0]
     return new
+
+
+def _soaps(settings: Mapping[str, Any]) -> list[Soap]:
+    descriptor = settings["descriptor"]
+    return descriptor if isinstance(descriptor, list) else [descriptor]
 
 
 Step = tuple[str, dict[str, Any]]
@@ -182,7 +187,7 @@ def steps(settings: Mapping[str, Any]) -> list[tuple[Step | None, Step | None]]:
     Parameters
     ----------
     settings : Mapping[str, Any]
-        Where to start from.
+        Where to start from; the descriptors of a sum have these numbers in common.
 
     Returns
     -------
@@ -190,7 +195,7 @@ def steps(settings: Mapping[str, Any]) -> list[tuple[Step | None, Step | None]]:
         For every number a step up and a step down; None where there is no room. The order is that
         of the numbers, and the same for all settings of the same parts.
     """
-    soap, zeta = settings["descriptor"], settings["zeta"]
+    soap, zeta = _soaps(settings)[-1], settings["zeta"]
 
     def sigma(value: float) -> Step:
         return f"sigma {value:.3g}", {"sigma": round(value, 4)}
@@ -233,7 +238,8 @@ def _possible(settings: Mapping[str, Any], step: Step | None) -> Step | None:
     if step is None:
         return None
     try:
-        apply(settings, step[1])["descriptor"].validate()
+        for soap in _soaps(apply(settings, step[1])):
+            soap.validate()
     except ValueError:
         return None
     return step

@@ -89,6 +89,20 @@ def test_steps_are_small_and_valid():
         assert down is None
 
 
+def test_the_descriptors_of_a_sum_change_together():
+    both = [Soap(sigma=0.4, centre_similarity=1.0), Soap(sigma=0.4)]
+    settings = {"descriptor": both, "zeta": 4, "basis": "sparse"}
+    found = steps(settings)
+    assert len(found) == len(steps({**settings, "descriptor": both[1]}))
+    up, _ = found[0]
+    new = apply(settings, up[1])["descriptor"]
+    assert [soap.sigma for soap in new] == [0.46, 0.46]
+    assert [soap.centre_similarity for soap in new] == [1.0, None]
+    assert [soap.sigma for soap in both] == [0.4, 0.4]
+    trial = fake({"forces": 0.1}, settings).describe()
+    assert [soap["sigma"] for soap in trial["settings"]["descriptor"]] == [0.4, 0.4]
+
+
 def test_small_steps_find_the_least_error(silicon):
     """A made-up error whose least value lies between the settings that race."""
 
