@@ -20,6 +20,7 @@ from kernelpot.full_noise import NOISE_ROWS
 from kernelpot.left_out_systems import choose_splits, learn_species
 from kernelpot.race import Race, Runner, Trial, race
 from kernelpot.trials import HEATS, Make, runner
+from kernelpot.variations import suits_full_basis
 
 __all__ = ["fit_automatically"]
 
@@ -74,9 +75,9 @@ def fit_automatically(
     """
     started = time.perf_counter()
     run = runner(make_trial, images, structures)
-    # Where combinations of species may be unknown, numbers that are best for known ones may be
-    # worse for them (NbMoTaW: shorter ranges, 4 and 200 per cent): steps are judged there, then.
-    splits = choose_splits(structures, random_state)
+    # Numbers that are best for known combinations of species may be bad for unknown ones (NbMoTaW:
+    # ever shorter ranges), so where systems can be left out, small steps are judged by them alone.
+    splits = [] if suits_full_basis(structures) else choose_splits(structures, random_state)
     found = race(
         structures,
         run,
