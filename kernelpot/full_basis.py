@@ -87,7 +87,7 @@ def fit_full_basis(
     repulsion : CoreRepulsion | None
         What keeps cores apart.
     tell : Progress
-        Told of the stages "environments", "covariance" and "posterior".
+        Told of the stages "environments", "covariance", "hyperparameters" and "posterior".
 
     Returns
     -------
@@ -113,7 +113,7 @@ def fit_full_basis(
     K = Packed(len(together.y_r))
     fill(K, chunks, zeta, tell)
     clock.append(time.perf_counter())
-    delta, noise_l = choose_noise(K, together, delta, labels, options)
+    delta, noise_l = choose_noise(K, together, delta, labels, options, tell)
     effective = effective_noise(dict(zip(labels, noise_l, strict=True)), options.force_priority)
     effective_l = np.array([effective[label] for label in labels])
     clock.append(time.perf_counter())

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kernelpot._machine import one_blas_thread
-from kernelpot.conventions import Float, Int, LabelSet, as_int
+from kernelpot.conventions import Float, Int, LabelSet, Progress, as_int
 from kernelpot.gp.exact_noise import Labels, extrapolate, left_out_noise, maximise_noise
 from kernelpot.gp.packed import Packed
 from kernelpot.hyperparameters import IMPORTANCE
@@ -48,6 +48,7 @@ def choose_noise(
     delta: float | None,
     labels: list[LabelSet],
     options: Options,
+    tell: Progress,
 ) -> tuple[float, Float]:
     """Amplitude and noise factors: those given, and those that the data choose.
 
@@ -63,6 +64,8 @@ def choose_noise(
         Every set of labels.
     options : Options
         Which noise is to be found.
+    tell : Progress
+        Told of the stage "hyperparameters".
 
     Returns
     -------
@@ -74,7 +77,10 @@ def choose_noise(
     learned_l = [label.kind in options.learned for label in labels]
     present_l = np.bincount(few.set_r, minlength=len(labels)) > 0
     given_l = [None if a and b else 1.0 for a, b in zip(learned_l, present_l, strict=True)]
+    n_stages = 1 + len(_SEARCHES)
+    tell("hyperparameters", 0, n_stages)
     if delta is not None and None not in given_l:
+        tell("hyperparameters", n_stages, n_stages)
         return delta, np.ones(len(labels))
     least_l = [
         _least(label.kind) / getattr(options.noise, label.kind) if factor is None else 1.0
@@ -88,9 +94,11 @@ def choose_noise(
         )  # fmt: skip
     free_l = [factor is None for factor in given_l]
     if not any(free_l) or len(few.counts) < _FEW_STRUCTURES:
+        tell("hyperparameters", n_stages, n_stages)
         return delta, noise_l
     sizes, found = [], [noise_l]
     for n_rows, step, patience in _SEARCHES:
+        tell("hyperparameters", len(found), n_stages)
         rows_r, some = _some(together, order, n_rows)
         found.append(
             left_out_noise(
@@ -102,7 +110,10 @@ def choose_noise(
         sizes.append(len(rows_r))
         log.info("noise by %d labels, as factors on what was assumed: %s", sizes[-1], found[-1])
         if len(rows_r) == K.n:
-            return delta, found[-1]
+            break
+    tell("hyperparameters", n_stages, n_stages)
+    if sizes[-1] == K.n:
+        return delta, found[-1]
     return delta, extrapolate(sizes[0], found[1], sizes[1], found[2], K.n, least_l)
 
 
