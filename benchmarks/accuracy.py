@@ -30,8 +30,8 @@ MOLECULE_SOAP = {
     "n_contracted": 16,
     "scaling": {"name": "Willatt", "radius": 2.0, "exponent": 3.0},
 }
-"""Descriptor that the race found for 3BPA, but for the exponent: it found 4, with 55 structures; with
-160 training structures 3 is better, each predicted by all others."""
+"""Descriptor that the race found for 3BPA, but for the exponent: it found 4, with 55 structures;
+with 160 training structures 3 is better, each predicted by all others."""
 
 ALLOY_SOAP = {
     "cutoff": 5.4,
