@@ -37,7 +37,8 @@ an inverse of 3 s."""
 _FEW_STRUCTURES = 5
 """Below this number of structures errors on those left out say nothing of the noise."""
 _FEW_LABELS = 200
-"""Labels from which on their errors count in full: those of a few tens of energies scatter."""
+"""Labels of a set below which its noise stays that of the evidence, and its errors count less: 73
+energies of 3BPA asked for a noise of 3 meV/atom that 160 of them are better without."""
 _LEAST_FORCES = 3e-5
 """Least noise of forces (eV/angstrom): exact labels leave the covariance singular to rounding."""
 
@@ -92,17 +93,18 @@ def choose_noise(
             K_few.lower(), few.y_r, few.set_r, few.sigma_r,
             delta=delta, noise_l=given_l, least_l=least_l,
         )  # fmt: skip
-    free_l = [factor is None for factor in given_l]
-    if not any(free_l) or len(few.counts) < _FEW_STRUCTURES:
+    free_l = np.array([factor is None for factor in given_l])
+    if not free_l.any() or len(few.counts) < _FEW_STRUCTURES:
         tell("hyperparameters", n_stages, n_stages)
         return delta, noise_l
     sizes, found = [], [noise_l]
     for n_rows, step, patience in _SEARCHES:
         tell("hyperparameters", len(found), n_stages)
         rows_r, some = _some(together, order, n_rows)
+        enough_l = np.bincount(some.set_r, minlength=len(labels)) >= _FEW_LABELS
         found.append(
             left_out_noise(
-                K.part(rows_r), some, delta=delta, noise_l=found[-1], free_l=free_l,
+                K.part(rows_r), some, delta=delta, noise_l=found[-1], free_l=free_l & enough_l,
                 least_l=least_l, importance_l=_importance(some, labels), step=step,
                 patience=patience,
             )

@@ -309,6 +309,7 @@ def test_noise_of_many_labels_is_extrapolated(images, emt_soap, monkeypatch):
     monkeypatch.setattr(full_noise, "_FEW_ROWS", 120)
     monkeypatch.setattr(full_noise, "_SEARCHES", ((120, 4.0, 2), (240, 2.0, 1)))
     monkeypatch.setattr(full_noise, "_FEW_STRUCTURES", 2)
+    monkeypatch.setattr(full_noise, "_FEW_LABELS", 30)
     calls = []
 
     def extrapolated(*arguments):
@@ -325,6 +326,7 @@ def test_noise_of_many_labels_is_extrapolated(images, emt_soap, monkeypatch):
     assumed = {"energy": 1e-3, "forces": 0.05}
     assert_allclose(ratio, found[1] * assumed["forces"] / (found[0] * assumed["energy"]))
     assert np.all(found >= least)
+    assert calls[0][1][0] == calls[0][3][0]  # too few energies to ask them
     assert model.score(images) > 0.99
 
 
