@@ -161,8 +161,9 @@ def test_the_similarity_of_alloys_is_learned(alloys):
     assert set(soap.species_mixing) == {"Cu", "Ag", "Au"}
     apart = min(score for words, score in scores.items() if words.startswith("all species"))
     together = min(score for words, score in scores.items() if words.startswith("unlike centres"))
-    best = [trial.score for trial in found.trials if "left out" in trial.change]
-    assert min(best) <= min(scores.values())
+    # No trial is better by more than what a second process must gain.
+    chosen = [t.score for t in found.trials if repr(t.settings["descriptor"]) == repr(descriptor)]
+    assert chosen[0] < min(scores.values()) + 0.06
     if soap is descriptor:
         assert (soap.centre_similarity is not None) == (together < apart - 0.01)
     only_copper = alloys[:7]
