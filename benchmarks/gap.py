@@ -74,6 +74,7 @@ SETTINGS = {
     "ethanol": _MOLECULE,
     "aspirin": _MOLECULE,
     "3BPA": _MOLECULE,
+    "NbMoTaW": Settings(f"{_ZUO} cutoff=5.2", 500),
 }
 
 ENERGY_GRID = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)

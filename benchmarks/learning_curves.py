@@ -34,6 +34,7 @@ SIZES = {
     "ethanol": (50, 100, 200, 400, 950),
     "aspirin": (50, 100, 200, 400, 950),
     "3BPA": (50, 100, 200, 500),
+    "NbMoTaW": (100, 200, 400, 5282),
 }
 MODEL_TAG = "settings of accuracy.py"
 """What `make_model` does: part of the cache's keys, so change it together with the function."""
@@ -43,7 +44,12 @@ def make_model(name, train):
     """The unfitted kernelpot model of a set; ``train`` is there for settings found from it."""
     from kernelpot import KernelPotential, Soap
 
-    return KernelPotential(Soap.from_settings(SETS[name]["soap"]), **SETS[name]["model"])
+    soap = SETS[name]["soap"]
+    if isinstance(soap, list):
+        descriptor = [Soap.from_settings(one) for one in soap]
+    else:
+        descriptor = Soap.from_settings(soap)
+    return KernelPotential(descriptor, **SETS[name]["model"])
 
 
 def subset(train, size, seed):

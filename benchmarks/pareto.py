@@ -2,10 +2,12 @@
 
     KERNELPOT_DATA=/path/to/data python benchmarks/pareto.py Si Mo [--plot DIR] [--json FILE]
 
-Descriptors are those of accuracy.py, and smaller ones; tangents are 20 for each environment. The
-cost is that of energy, forces and stress with neighbours known, the best of three, on one thread if
-OPENBLAS_NUM_THREADS and NUMBA_NUM_THREADS are 1. A model is on the Pareto front if none is both
-cheaper and better; the front is found by the errors on left-out folds, test errors stand beside.
+Descriptors are those of accuracy.py, and smaller ones; tangents are 20 for each environment. For
+molecules there are also models in the full gradient basis, which cost the more the more structures
+they are fitted to, so these are fitted to the first 50, 100 and 200. The cost is that of energy,
+forces and stress with neighbours known, the best of three, on one thread if OPENBLAS_NUM_THREADS
+and NUMBA_NUM_THREADS are 1. A model is on the Pareto front if none is both cheaper and better; the
+front is found by the errors on left-out folds, test errors stand beside.
 """
 
 from __future__ import annotations
@@ -20,35 +22,56 @@ from pathlib import Path
 import accuracy
 
 ENVIRONMENTS = (10, 25, 50, 100, 200, 400)
+STRUCTURES = (50, 100, 200)
 SIZES = ({"n_max": 4, "l_max": 3}, {"n_max": 6, "l_max": 4}, {"n_max": 8, "l_max": 6}, {})
+
+
+def models(case, train, environments, sizes):
+    """What is measured: in words, the model, and the structures to fit."""
+    from kernelpot import KernelPotential, Soap
+
+    def descriptor(size):
+        soaps = case["soap"] if isinstance(case["soap"], list) else [case["soap"]]
+        soaps = [Soap.from_settings({**soap, **size}) for soap in soaps]
+        return soaps if len(soaps) > 1 else soaps[0]
+
+    for size in sizes:
+        soap = descriptor(size)
+        one = soap[0] if isinstance(soap, list) else soap
+        words = f"n {one.n_max}, l {one.l_max}"
+        for n in environments:
+            model = KernelPotential(soap, n_environments=n, n_tangents=20, feature_tolerance=1e-5)
+            yield words, model, train
+    if case["model"].get("basis") == "full":
+        for n in STRUCTURES:
+            # Isolated atoms stand at the beginning and are not counted.
+            n_atoms = sum(len(atoms) == 1 for atoms in train)
+            model = KernelPotential(descriptor({}), **case["model"])
+            yield "full basis", model, train[: n_atoms + n]
 
 
 def measure(name, folder, environments, sizes):
     """One row for each model: cost, left-out and test errors."""
-    from kernelpot import KernelPotential, Soap
     from kernelpot.comparison import prediction_cost
 
     case = accuracy.SETS[name]
     train, test = accuracy.read(case, folder, case["labels"])
     rows = []
-    for size in sizes:
-        soap = Soap.from_settings({**case["soap"], **size})
-        for n in environments:
-            model = KernelPotential(soap, n_environments=n, n_tangents=20, feature_tolerance=1e-5)
-            started = time.perf_counter()
-            model.fit(train)
-            row = {
-                "set": name,
-                "n_max": soap.n_max,
-                "l_max": soap.l_max,
-                "n_environments": model.n_environments_,
-                "seconds": time.perf_counter() - started,
-                "us_per_atom": prediction_cost(model, train),
-                "left_out": model.leave_out_errors_,
-                "test": accuracy.errors(case, model, test)["all"],
-            }
-            rows.append(row)
-            show(row, case)
+    for words, model, part in models(case, train, environments, sizes):
+        started = time.perf_counter()
+        model.fit(part)
+        row = {
+            "set": name,
+            "model": words,
+            "n_structures": len(part),
+            "n_environments": model.n_environments_,
+            "seconds": time.perf_counter() - started,
+            "us_per_atom": prediction_cost(model, train),
+            "left_out": model.leave_out_errors_,
+            "test": accuracy.errors(case, model, test)["all"],
+        }
+        rows.append(row)
+        show(row, case)
     return rows
 
 
@@ -56,10 +79,11 @@ def show(row, case):
     """Print one row."""
     column = 0 if case["measure"] == "mae" else 1
     left, test = row["left_out"], row["test"]
+    energy, forces = (1e3 * left.get(kind, float("nan")) for kind in ("energy", "forces"))
     print(
-        f"{row['set']:8} n {row['n_max']:2} l {row['l_max']:2} {row['n_environments']:5} env."
-        f" {row['us_per_atom']:7.1f} us/atom",
-        f"left out (RMSE) {1e3 * left['energy']:6.2f} meV/atom {1e3 * left['forces']:6.1f} meV/A",
+        f"{row['set']:8} {row['model']:10} {row['n_structures']:4} structures"
+        f" {row['n_environments']:5} env. {row['us_per_atom']:7.1f} us/atom",
+        f"left out (RMSE) {energy:6.2f} meV/atom {forces:6.1f} meV/A",
         f"test ({case['measure'].upper()}) {test['energy'][column]:6.2f}"
         f" {test['forces'][column]:6.1f}",
         f"{row['seconds']:.0f} s",
@@ -69,11 +93,12 @@ def show(row, case):
 
 
 def front(rows):
-    """Models that none beats in cost and in the error of left-out forces."""
+    """Models that none beats in cost and in the error of left-out forces, where that is known."""
     best, kept = float("inf"), []
     for row in sorted(rows, key=lambda row: row["us_per_atom"]):
-        if row["left_out"]["forces"] < best:
-            best = row["left_out"]["forces"]
+        error = row["left_out"].get("forces", float("inf"))
+        if error < best:
+            best = error
             kept.append(row)
     return kept
 
@@ -90,13 +115,10 @@ def draw(rows, name, path):
     column = 0 if case["measure"] == "mae" else 1
     units = {"energy": "meV" if case.get("total") else "meV/atom", "forces": "meV/A"}
     figure, panels = plt.subplots(1, 2, figsize=(9.0, 3.8), layout="constrained")
-    sizes = dict.fromkeys((row["n_max"], row["l_max"]) for row in rows)
+    kinds = dict.fromkeys(row["model"] for row in rows)
     for axes, (kind, unit) in zip(panels, units.items(), strict=True):
-        parts = [
-            (f"n {n}, l {ell}", [row for row in rows if (row["n_max"], row["l_max"]) == (n, ell)])
-            for n, ell in sizes
-        ]
-        for words, mine in parts:
+        for words in kinds:
+            mine = [row for row in rows if row["model"] == words]
             cost = [row["us_per_atom"] for row in mine]
             axes.plot(cost, [row["test"][kind][column] for row in mine], "o", ms=4.5, label=words)
         best = front(rows)

@@ -177,7 +177,7 @@ def _lighter(
     seconds: float,
     cost: float | None,
 ) -> Trial | None:
-    """The winner on fewer axes, or the best finalist, whose full basis fits the budget."""
+    """The winner on fewer axes, or the best other trial of most data, that fits the budget."""
     winner = found.winner
     part = range(min(winner.n_structures, len(structures)))
     fewer = (
@@ -186,17 +186,11 @@ def _lighter(
         )
         for tolerance in _FEWER_AXES
     )
-    for trial in itertools.chain(fewer, _by_score(found)):
+    others = sorted(found.trials, key=lambda t: (-t.n_structures, t.score))
+    for trial in itertools.chain(fewer, others):
         if _no_full_basis(trial, structures, seconds, cost) is None:
             return trial
     return None
-
-
-def _by_score(found: Race) -> list[Trial]:
-    """The finalists, the best first; all trials where there were none."""
-    n_structures = max(t.n_structures for t in found.trials)
-    finalists = [t for t in found.trials if t.n_structures == n_structures]
-    return sorted(finalists, key=lambda t: t.score)
 
 
 _FLOPS = 4e10

@@ -34,13 +34,13 @@ from kernelpot.options import Options, effective_noise
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
-__all__ = ["FullFit", "fit_full_basis", "memory_needed"]
+__all__ = ["LEAVE_OUT_ROWS", "FullFit", "fit_full_basis", "memory_needed"]
 
 log = logging.getLogger("kernelpot")
 
-_LEAVE_OUT_ROWS = 9000
+LEAVE_OUT_ROWS = 16000
 """Labels up to which leave-one-out errors are computed: the inverse costs two factorisations, and
-is dense."""
+twice the memory of the covariance."""
 
 _STAGES = ("environments", "covariance", "hyperparameters", "posterior")
 
@@ -132,7 +132,7 @@ def fit_full_basis(
     else:
         factor = 1.0
     left_out = {}
-    if len(y_r) <= _LEAVE_OUT_ROWS:
+    if len(y_r) <= LEAVE_OUT_ROWS:
         errors_r = delta * leave_out(K, solution.alpha_r, together.counts)
         left_out = _rmse(errors_r, [labels[k].kind for k in together.set_r], together.judged_r)
     inducing, weights_m = _collapse(chunks, solution.alpha_r * delta, bound.n_features)
@@ -202,7 +202,8 @@ def memory_needed(n_labels: float, jacobians: float) -> float:
     float
         Bytes.
     """
-    return 4.0 * n_labels * (n_labels + 1) + jacobians
+    inverse = 8.0 * n_labels**2 if n_labels <= LEAVE_OUT_ROWS else 0.0
+    return 4.0 * n_labels * (n_labels + 1) + jacobians + inverse
 
 
 def _check_memory(n_labels: int, needed: float) -> None:

@@ -16,7 +16,7 @@ from kernelpot.data import Structure
 from kernelpot.descriptors import Soap
 from kernelpot.prediction import evaluate_structure
 from kernelpot.race import Race, Runner, Trial, balanced_order, climb, score
-from kernelpot.similarity import Alike, Split, channels, learn_similarity, system_splits
+from kernelpot.similarity import SCATTER, Alike, Split, channels, learn_similarity, system_splits
 from kernelpot.trials import HEATS, Make, quiet
 
 __all__ = ["learn_species"]
@@ -125,7 +125,9 @@ def learn_species(
 
     start = winner.settings["descriptor"].species_mixing or 0.0
     alike = learn_similarity(species, judge, start=start, deadline=deadline, tell=tell)
-    best, tried = climb(trials[_key(alike)], without_systems, (), deadline, tell)
+    best, tried = climb(
+        trials[_key(alike)], without_systems, (), deadline, tell, least_gain=SCATTER
+    )
     # Times and errors of the race were those of other settings.
     settings = {k: v for k, v in best.settings.items() if k not in HEATS[0]}
     order = balanced_order(structures, np.random.default_rng(random_state))

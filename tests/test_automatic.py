@@ -161,18 +161,41 @@ def test_more_structures_where_there_is_time(ethanol):
     """Trials of a second, in the full basis."""
     sizes = {}
     for seconds in (1.0, 300.0, 1e6):
-        heats = set()
+        heats = [set(), set()]
 
         def run(settings, indices, heat, heats=heats):
-            heats.add((heat, len(indices)))
+            heats[heat].add(len(indices))
             return fake({"energy": 0.1, "forces": 0.1}, settings, len(indices))
 
         deadline = time.perf_counter() + seconds
-        race(12 * ethanol, run, deadline=deadline, random_state=0, tell=quiet)
-        sizes[seconds] = dict(heats)
-    assert {found[0] for found in sizes.values()} == {77}
-    assert sizes[1.0][1] == 155  # 1400 atoms, nine in each molecule
-    assert 155 < sizes[300.0][1] < sizes[1e6][1] == 311
+        race(20 * ethanol, run, deadline=deadline, random_state=0, tell=quiet)
+        sizes[seconds] = heats
+    assert all(first == {77} for first, _ in sizes.values())
+    second = {seconds: min(found[1]) for seconds, found in sizes.items()}
+    assert second[1.0] == 155  # 1400 atoms, nine in each molecule
+    assert 155 < second[300.0] < second[1e6] == 311
+    last = {seconds: max(found[1]) for seconds, found in sizes.items()}
+    assert last[1.0] == 155
+    assert last[1e6] == 16000 // 28
+
+
+def test_what_is_best_with_few_molecules_may_not_be_with_many(ethanol):
+    """A made-up error of the coarsest descriptor that stops falling with the structures."""
+
+    def run(settings, indices, heat):
+        coarse = settings["descriptor"].n_max == 6
+        error = 0.8 / min(len(indices), 400) if coarse else 1.0 / len(indices)
+        error *= 1.0 if settings["zeta"] == 4 else 1.5
+        return fake({"energy": error, "forces": error}, settings, len(indices))
+
+    found = {}
+    for seconds in (20.0, 1e6):
+        deadline = time.perf_counter() + seconds
+        found[seconds] = race(20 * ethanol, run, deadline=deadline, random_state=0, tell=quiet)
+    assert found[20.0].winner.settings["descriptor"].n_max == 6
+    assert found[1e6].winner.change == "start"
+    assert found[1e6].winner.n_structures == 16000 // 28
+    assert "no change" in found[1e6].reason
 
 
 def test_noise_changes_nothing(silicon):

@@ -34,7 +34,7 @@ def distance(similarity_zz):
     return float(np.sum(np.abs(np.log((unlike + 0.01) / (wanted + 0.01)))))
 
 
-@pytest.mark.parametrize("favourite", [0.0, 0.95, 1.0])
+@pytest.mark.parametrize("favourite", [0.0, 0.95])
 def test_pairs_are_told_apart(favourite):
     tried = []
 
@@ -71,18 +71,18 @@ def test_noise_changes_no_pair():
     assert len(np.unique(found[np.triu_indices(3, 1)].round(9))) == 1
 
 
-@pytest.mark.parametrize(("gain", "wanted"), [(0.04, False), (0.06, True)])
+@pytest.mark.parametrize(("gain", "wanted"), [(0.09, False), (0.11, True)])
 def test_a_second_process_must_be_worth_its_cost(gain, wanted):
-    """Made-up errors: best with centres alike by 0.95 alone, by 0.7 beside what is common."""
+    """Made-up errors: best with centres alike by 0.95 alone, by 0.9 beside what is common."""
 
     def judge(words, alike):
-        best = (0.8, 0.7) if alike.common else (0.9, 0.95)
+        best = (0.9, 0.9) if alike.common else (0.9, 0.95)
         here = (alike.neighbours_zz[0, 1], 0.0 if alike.centres is None else alike.centres)
         return math.dist(here, best) - gain * alike.common
 
     found = learn_similarity((41, 42, 74), judge, start=0.0, deadline=math.inf, tell=quiet)
     assert found.common == wanted
-    assert found.centres == (0.7 if wanted else 0.95)
+    assert found.centres == (0.9 if wanted else 0.95)
 
 
 def test_out_of_time():

@@ -85,6 +85,8 @@ def leave_out(K: Packed, alpha_r: Float, counts: Sequence[int]) -> Float:
     for n in counts:
         block = slice(first, first + n)
         if n:
-            errors_r[block] = np.linalg.solve(inverse_rr[block, block], alpha_r[block])
+            lower_ss = np.tril(inverse_rr[block, block])
+            inverse_ss = lower_ss + np.tril(lower_ss, -1).T
+            errors_r[block] = np.linalg.solve(inverse_ss, alpha_r[block])
         first += n
     return errors_r

@@ -196,7 +196,7 @@ class Packed:
         Returns
         -------
         Float
-            Shape (n, n).
+            Its lower triangle, shape (n, n); what is above the diagonal means nothing.
         """
         upper, _ = lapack.dpotri(self.lower().T, lower=0, overwrite_c=1)
-        return np.triu(upper) + np.triu(upper, 1).T
+        return upper.T
