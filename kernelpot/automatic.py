@@ -66,7 +66,7 @@ def fit_automatically(
     random_state : int | None
         Seed.
     tell : Progress
-        Told of the stages "race", "steps" and "species".
+        Told of the stages "race", "steps", "last heat" and "species".
 
     Returns
     -------
