@@ -218,10 +218,10 @@ def _last_heat(
 ) -> list[Trial]:
     """The first settings, the winner, and the winner at a finer resolution, with more structures.
 
-    Coarse descriptors and small exponents of the kernel win with few structures (ethanol: n_max 6,
-    l_max 4, exponent 2 have energies better by 10 per cent with 157 structures, and worse by 19
-    with 950); what a fine resolution gives is energies further away (3BPA, 80 structures of low
-    energy to fit: those of high energy are better by 22 per cent with n_max 10, l_max 8).
+    Small exponents of the kernel win with few structures (ethanol, n_max 6, l_max 4: 2 is as good
+    as 3 with 157 structures, and has forces worse by 18 per cent with 950); what a fine resolution
+    gives is energies further away (3BPA, 80 structures of low energy to fit: those of high energy
+    are better by 22 per cent with n_max 10, l_max 8).
     """
     todo = [(start.change, start.settings)]
     if winner is not start:
