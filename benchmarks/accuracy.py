@@ -146,6 +146,15 @@ def read(case, folder, labels):
     return train, test
 
 
+def descriptor(case, **changes):
+    """The descriptor of a set, or a list of them, with some of its settings changed."""
+    from kernelpot import Soap
+
+    soaps = case["soap"] if isinstance(case["soap"], list) else [case["soap"]]
+    soaps = [Soap.from_settings({**soap, **changes}) for soap in soaps]
+    return soaps if len(soaps) > 1 else soaps[0]
+
+
 def errors(case, model, images):
     """Energies and forces by group: {group: {kind: (mae, rmse, count)}}; meV, meV/A, GPa."""
     import numpy as np
@@ -186,7 +195,6 @@ def run(name, folder, overrides, validate, auto, queue):
     if validate:
         fit, held = split(train, 0.2, random_state=1)
         train, test = [train[k] for k in fit], [train[k] for k in held]
-    soaps = case["soap"] if isinstance(case["soap"], list) else [case["soap"]]
     changed = {k: overrides.pop(k) for k in list(overrides) if k in {*Soap().get_params()}}
     started = time.perf_counter()
     if auto:
@@ -195,9 +203,7 @@ def run(name, folder, overrides, validate, auto, queue):
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         model = KernelPotential.auto(train, time_budget=auto, **overrides)
     else:
-        soaps = [Soap.from_settings({**soap, **changed}) for soap in soaps]
-        soap = soaps if len(soaps) > 1 else soaps[0]
-        model = KernelPotential(soap, **{**case["model"], **overrides})
+        model = KernelPotential(descriptor(case, **changed), **{**case["model"], **overrides})
         model.fit(train)
     seconds = time.perf_counter() - started
     started = time.perf_counter()

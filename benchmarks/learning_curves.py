@@ -40,16 +40,11 @@ MODEL_TAG = "settings of accuracy.py"
 """What `make_model` does: part of the cache's keys, so change it together with the function."""
 
 
-def make_model(name, train):
-    """The unfitted kernelpot model of a set; ``train`` is there for settings found from it."""
-    from kernelpot import KernelPotential, Soap
+def make_model(name):
+    """The unfitted kernelpot model of a set."""
+    from kernelpot import KernelPotential
 
-    soap = SETS[name]["soap"]
-    if isinstance(soap, list):
-        descriptor = [Soap.from_settings(one) for one in soap]
-    else:
-        descriptor = Soap.from_settings(soap)
-    return KernelPotential(descriptor, **SETS[name]["model"])
+    return KernelPotential(accuracy.descriptor(SETS[name]), **SETS[name]["model"])
 
 
 def subset(train, size, seed):
@@ -73,7 +68,7 @@ def run_kernelpot(key, queue):
     """Fit and test; runs in a process of its own, so that its peak memory can be stated."""
     train, test = load(key["set"], key["size"], key["seed"])
     wall, cpu = time.perf_counter(), time.process_time()
-    model = make_model(key["set"], train)
+    model = make_model(key["set"])
     model.fit(train)
     record = {
         "seconds": time.perf_counter() - wall,

@@ -28,15 +28,10 @@ SIZES = ({"n_max": 4, "l_max": 3}, {"n_max": 6, "l_max": 4}, {"n_max": 8, "l_max
 
 def models(case, train, environments, sizes):
     """What is measured: in words, the model, and the structures to fit."""
-    from kernelpot import KernelPotential, Soap
-
-    def descriptor(size):
-        soaps = case["soap"] if isinstance(case["soap"], list) else [case["soap"]]
-        soaps = [Soap.from_settings({**soap, **size}) for soap in soaps]
-        return soaps if len(soaps) > 1 else soaps[0]
+    from kernelpot import KernelPotential
 
     for size in sizes:
-        soap = descriptor(size)
+        soap = accuracy.descriptor(case, **size)
         one = soap[0] if isinstance(soap, list) else soap
         words = f"n {one.n_max}, l {one.l_max}"
         for n in environments:
@@ -46,7 +41,7 @@ def models(case, train, environments, sizes):
         for n in STRUCTURES:
             # Isolated atoms stand at the beginning and are not counted.
             n_atoms = sum(len(atoms) == 1 for atoms in train)
-            model = KernelPotential(descriptor({}), **case["model"])
+            model = KernelPotential(accuracy.descriptor(case), **case["model"])
             yield "full basis", model, train[: n_atoms + n]
 
 
