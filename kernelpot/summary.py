@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -78,9 +78,17 @@ def summarise(
         "seconds": {**fitted.seconds, "training errors": time.perf_counter() - started},
         "versions": {
             "python": platform.python_version(),
-            **{p: version(p) for p in ("kernelpot", "numpy", "scipy", "numba", "dscribe")},
+            **{p: _version(p) for p in ("kernelpot", "numpy", "scipy", "numba", "dscribe")},
         },
     }
+
+
+def _version(package: str) -> str | None:
+    """Installed version; None for a package that runs from a folder, as a checkout may."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _errors(structures: Sequence[Structure], evaluate: Evaluate, fitted: Fitted) -> LabelErrors:

@@ -1,6 +1,7 @@
 """The estimator: fit, predict, partial_fit, score, save; the contract of scikit-learn."""
 
 import pickle
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from kernelpot import KernelPotential, Soap, load, rows, training
+from kernelpot import KernelPotential, Soap, load, rows, summary, training
 from kernelpot.data import LabelKeys, Noise, structures_from_atoms
 from kernelpot.data_checks import DataError, DataWarning
 from kernelpot.gp.inducing import SELECTORS
@@ -147,14 +148,25 @@ def mean_forces(K, weights, structures):
 
 
 def test_fit_learns(emt_images, emt_model):
-    summary = emt_model.training_summary_
+    found = emt_model.training_summary_
     assert emt_model.score(emt_images) > 0.9
-    assert summary["mae"]["forces"] < 0.15
-    assert summary["n_labels"] == {
+    assert found["mae"]["forces"] < 0.15
+    assert found["n_labels"] == {
         "energy": 40,
         "forces": 3 * sum(len(a) for a in emt_images),
         "stress": 180,
     }
+
+
+def test_a_package_that_is_not_installed_has_no_version(emt_images, emt_soap, monkeypatch):
+    """A checkout on the path has no version: no reason to lose a fit."""
+
+    def none(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(summary, "version", none)
+    model = KernelPotential(emt_soap, n_environments=5).fit(emt_images[:3])
+    assert model.training_summary_["versions"]["kernelpot"] is None
 
 
 def test_tangents_lower_the_training_error(emt_images, emt_soap):

@@ -234,7 +234,7 @@ def model_facts(model: Any) -> dict[str, str]:
         f" {model.log_evidence_ - model.data_fit_:.1f})",
         "seconds": ", ".join(f"{k} {v:.1f}" for k, v in summary["seconds"].items()),
         "data": "sha256 " + ", ".join(text[:16] for text in hashes),
-        "versions": ", ".join(f"{k} {v}" for k, v in summary["versions"].items()),
+        "versions": ", ".join(f"{k} {v or 'unknown'}" for k, v in summary["versions"].items()),
     }
 
 
