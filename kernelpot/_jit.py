@@ -6,7 +6,8 @@ products to be contracted into fused multiply-adds, which is what vectorised red
 the flags that assume the absence of NaN and infinity (``nnan``, ``ninf``) are left out, because
 with them ``np.isnan`` returns False. ``cache=True`` keeps the compiled code beside the module,
 or in the user's cache folder where the module's folder is read-only (``NUMBA_CACHE_DIR`` names
-another place).
+another place). ``nogil=True`` lets other threads run meanwhile: loops are not divided among threads
+here but by `kernelpot._machine.side_by_side`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,15 @@ from __future__ import annotations
 import functools
 
 import numba
-from numba import prange
 
-__all__ = ["njit", "njit_parallel", "prange"]
+__all__ = ["njit"]
 
 _FLAGS = {
     "cache": True,
+    "nogil": True,
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
 }
 
 njit = functools.partial(numba.njit, **_FLAGS)
-"""Compile for one thread."""
-
-njit_parallel = functools.partial(numba.njit, parallel=True, **_FLAGS)
-"""Compile with ``prange`` loops over threads."""
+"""Compile a function when it is first called."""

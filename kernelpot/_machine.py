@@ -1,14 +1,45 @@
-"""What the machine offers: how BLAS and compiled loops share its cores, and its memory."""
+"""What the machine offers: its cores, how BLAS and this library share them, and its memory.
+
+Compiled loops of this library run on one thread each. Work that divides is divided above them, into
+blocks of centres or structures, and given to threads that each call BLAS for themselves: so nothing
+waits for anything between, and results are those of one thread.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["one_blas_thread", "physical_memory"]
+__all__ = ["n_threads", "one_blas_thread", "physical_memory", "side_by_side"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_here = threading.local()
+"""Whether this thread is one of the pool's: what it divides further it does itself."""
+
+
+def n_threads() -> int:
+    """Threads that this library uses.
+
+    Returns
+    -------
+    int
+        NUMBA_NUM_THREADS, or the number of cores that the process may run on.
+    """
+    wanted = os.environ.get("NUMBA_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @functools.cache
@@ -18,11 +49,9 @@ def _controller() -> ThreadpoolController:
 
 
 def one_blas_thread() -> AbstractContextManager:
-    """Keep BLAS to one thread where short products alternate with compiled parallel loops.
+    """Keep BLAS to one thread, where products are short or several threads call it.
 
-    After a product the threads of OpenBLAS wait by spinning, on the cores that the loops need:
-    silicon of 512 atoms on two cores took 16 ms with two threads of each, 12 ms with one thread of
-    BLAS and two of the loops, 15 ms with one of each.
+    After a product the threads of OpenBLAS wait by spinning, on cores that other work needs.
 
     Returns
     -------
@@ -30,6 +59,44 @@ def one_blas_thread() -> AbstractContextManager:
         Restores the number of threads at its end.
     """
     return _controller().limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _pool(size: int) -> ThreadPoolExecutor:
+    def start() -> None:
+        _here.in_pool = True
+
+    return ThreadPoolExecutor(size, "kernelpot", initializer=start)
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has the pool's record, not its threads.
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def side_by_side(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Call a function with every item, by all threads, BLAS on one thread in each.
+
+    Parameters
+    ----------
+    function : Callable[[Item], Result]
+        Spends its time where the interpreter lock is free: in compiled loops and in BLAS. What
+        calls write to the same place has to lie apart.
+    items : Sequence[Item]
+        Its arguments.
+
+    Returns
+    -------
+    list[Result]
+        In the order of the items.
+    """
+    if getattr(_here, "in_pool", False):
+        return [function(item) for item in items]
+    with one_blas_thread():
+        size = n_threads()
+        if size == 1 or len(items) < 2:
+            return [function(item) for item in items]
+        return list(_pool(size).map(function, items))
 
 
 def physical_memory() -> float:

@@ -12,6 +12,7 @@ from ase import Atoms
 from sklearn.utils.validation import check_is_fitted
 
 import kernelpot.model_file as model_file
+from kernelpot._machine import side_by_side
 from kernelpot.conventions import LABEL_KINDS, Float, Prediction
 from kernelpot.data import LabelKeys, Noise, Structure, structures_from_atoms
 from kernelpot.descriptors import DESCRIPTORS
@@ -66,7 +67,7 @@ class FittedPotential:
         """
         check_is_fitted(self, "fitted_")
         structures = self._structures(images, labels="ignore")
-        results = [self._evaluate(structure) for structure in structures]
+        results = side_by_side(self._evaluate, structures)
         std_s = None
         if return_std:
             std_s = np.array([energy_std_of(self.predictor_, one) for one in structures])
@@ -97,7 +98,7 @@ class FittedPotential:
         check_is_fitted(self, "fitted_")
         structures = self._structures(images, labels="required")
         structures = self.fitted_.shifts.to_reference(structures)
-        return r_squared(structures, [self._evaluate(structure) for structure in structures])
+        return r_squared(structures, side_by_side(self._evaluate, structures))
 
     def evidence_bound(self, images: Iterable[Atoms]) -> float:
         """Lower bound (VFE) of the log evidence of the exact process.

@@ -14,14 +14,13 @@ matrix product then: n_z times fewer operations than pair by pair.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from kernelpot._machine import one_blas_thread
+from kernelpot._machine import n_threads, one_blas_thread
 from kernelpot.conventions import Float, Progress
 from kernelpot.environments import Chunk
 from kernelpot.gp.kernels import power_kernel
@@ -125,12 +124,12 @@ def fill(K: Packed, chunks: Sequence[Chunk], zeta: int, tell: Progress) -> None:
     n_structures = sum(len(chunk.members) for chunk in chunks)
     total = n_structures * (n_structures + 1) // 2
     first = done = 0
-    n_threads = _n_threads()
-    with one_blas_thread(), ThreadPoolExecutor(n_threads) as pool:
+    size = n_threads()
+    with one_blas_thread(), ThreadPoolExecutor(size) as pool:
         # Few at a time: results that wait are as long as the matrix.
         jobs: deque[Future[Float]] = deque()
         for c, chunk in enumerate(chunks):
-            for ahead in range(c + len(jobs), min(c + n_threads + 1, len(chunks))):
+            for ahead in range(c + len(jobs), min(c + size + 1, len(chunks))):
                 jobs.append(pool.submit(label_rows, chunks[ahead], chunks[: ahead + 1], zeta))
             rows = jobs.popleft().result()
             K.set_rows(first, rows)
@@ -138,7 +137,3 @@ def fill(K: Packed, chunks: Sequence[Chunk], zeta: int, tell: Progress) -> None:
             done += len(chunk.members)
             # The work grows with the square of the number of structures.
             tell("covariance", min(done * (done + 1) // 2, total), total)
-
-
-def _n_threads() -> int:
-    return int(os.environ.get("NUMBA_NUM_THREADS", os.cpu_count() or 1))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from kernelpot._machine import side_by_side
 from kernelpot.conventions import (
     LABEL_KINDS,
     Float,
@@ -25,6 +27,9 @@ from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
 __all__ = ["Known", "LabelRows", "add_rows", "label_rows"]
+
+_BATCH_ROWS = 1024
+"""Rows that wait for their reduction, about: half of what `RowReducer` collects."""
 
 
 class Known(NamedTuple):
@@ -130,9 +135,27 @@ def add_rows(
         label: RowReducer(triangles.get(label, empty_triangle(known.n_columns)))
         for label in dict.fromkeys(labels)
     }
-    for s, structure in enumerate(structures):
-        for label, A_rm, y_r, sigma_r, _ in label_rows(structure, known):
-            reducers[label].add(A_rm, y_r, sigma_r)
-        tell("rows", s + 1, len(structures))
+    done = 0
+    for batch in _batches(structures):
+        # By all threads; then BLAS has them for the reduction.
+        for found in side_by_side(functools.partial(label_rows, known=known), batch):
+            for label, A_rm, y_r, sigma_r, _ in found:
+                reducers[label].add(A_rm, y_r, sigma_r)
+        done += len(batch)
+        tell("rows", done, len(structures))
     finished = {label: reducer.finish() for label, reducer in reducers.items()}
     return {label: triangle for label, triangle in finished.items() if triangle.n_rows}
+
+
+def _batches(structures: Sequence[Structure]) -> Iterator[list[Structure]]:
+    """Structures whose rows are computed side by side."""
+    batch: list[Structure] = []
+    n_rows = 0
+    for structure in structures:
+        batch.append(structure)
+        n_rows += structure.n_labels
+        if n_rows >= _BATCH_ROWS:
+            yield batch
+            batch, n_rows = [], 0
+    if batch:
+        yield batch

@@ -22,7 +22,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from kernelpot._jit import njit
-from kernelpot._machine import one_blas_thread
+from kernelpot._machine import n_threads, side_by_side
 from kernelpot.conventions import Float, Int, Pairs, System, as_int, voigt_from_tensor
 from kernelpot.data import Structure
 from kernelpot.gp.inducing import Inducing
@@ -196,14 +196,13 @@ class Predictor:
             contribution = self._repulsion.evaluate(numbers_n, pairs)
             energies_n += contribution.energies_n
             gradient_pc += contribution.gradient_pc
-        with one_blas_thread():
-            for component, collapsed in zip(self._components, self._collapsed, strict=True):
-                near, index_p = within(pairs, component.descriptor.cutoff)
-                near_pc = _add_component(component, collapsed, System(species_n, near), energies_n)
-                if index_p is None:
-                    gradient_pc += near_pc
-                else:
-                    gradient_pc[index_p] += near_pc
+        for component, collapsed in zip(self._components, self._collapsed, strict=True):
+            near, index_p = within(pairs, component.descriptor.cutoff)
+            near_pc = _add_component(component, collapsed, System(species_n, near), energies_n)
+            if index_p is None:
+                gradient_pc += near_pc
+            else:
+                gradient_pc[index_p] += near_pc
         forces_nc, strain_ncd = collect(
             gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, len(numbers_n)
         )
@@ -317,14 +316,20 @@ def _add_component(
     """Add one component's local energies; its dE/dD of the pairs."""
     descriptor = component.descriptor
     gradient_pc = np.zeros((len(system.pairs.i_p), 3))
-    for z, centres_b in centre_blocks(component, system.species_n, _BLOCK):
+
+    def add(block: tuple[int, Int]) -> None:
+        z, centres_b = block
         V_jq, alpha_e = collapsed[z]
         if len(alpha_e) == 0:
-            continue
+            return
         x_bq, state = descriptor.features(system, centres_b)
         products_bj = x_bq @ V_jq.T  # (b, 2 e)
         energies_n[centres_b] += _local_energies(products_bj, alpha_e, component.zeta)
         descriptor.vjp(system, centres_b, state, products_bj @ V_jq, gradient_pc)
+
+    # A block for each thread at least: a small structure is divided, too.
+    size = min(_BLOCK, -(-len(system.species_n) // n_threads()))
+    side_by_side(add, centre_blocks(component, system.species_n, max(size, 1)))
     return gradient_pc
 
 

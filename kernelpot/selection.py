@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from ase.data import chemical_symbols
 
+from kernelpot._machine import side_by_side
 from kernelpot.conventions import Float, Int, Progress, System, as_int
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
@@ -33,6 +34,9 @@ log = logging.getLogger("kernelpot")
 
 _CANDIDATE_BYTES = 2**29
 """Bound on the features of the candidates from which environments are chosen."""
+
+_BATCH = 32
+"""Structures or environments between two words of progress."""
 
 _POOL = 5
 """Environments whose tangents are computed for each that is chosen together with them."""
@@ -143,12 +147,17 @@ def choose_inducing(
     candidates_n = _candidates(numbers_n, bound, rng)
 
     x_nq = np.empty((len(candidates_n), bound.n_features))
-    for s, structure in enumerate(structures):
+
+    def describe(s: int) -> None:
         mine = np.flatnonzero(place_n[candidates_n, 0] == s)
         if len(mine):
             centres_b = as_int(place_n[candidates_n[mine], 1])
-            x_nq[mine] = bound.features(system_of(bound, structure), centres_b)[0]
-        tell("features", s + 1, len(structures))
+            x_nq[mine] = bound.features(system_of(bound, structures[s]), centres_b)[0]
+
+    for first in range(0, len(structures), _BATCH):
+        batch = range(first, min(first + _BATCH, len(structures)))
+        side_by_side(describe, batch)
+        tell("features", batch.stop, len(structures))
 
     counts = [int(np.count_nonzero(numbers_n == z)) for z in bound.species]
     quotas = _quotas(n_environments, bound.species, counts)
@@ -174,13 +183,16 @@ def choose_inducing(
             )
         else:
             picked = _choose(candidates, quotas[z], selector, rng)
+
+            def tangents_of(n: int, mine: Int = mine) -> Float:
+                if not n_tangents:
+                    return np.zeros((0, bound.n_features))
+                return tangents(jacobian(mine[n]), n_tangents, tangent_threshold)
+
             kept: list[Float] = []
-            for k, n in enumerate(picked):
-                if n_tangents:
-                    kept.append(tangents(jacobian(mine[n]), n_tangents, tangent_threshold))
-                else:
-                    kept.append(np.zeros((0, bound.n_features)))
-                told(k + 1, len(picked))
+            for first in range(0, len(picked), _BATCH):
+                kept += side_by_side(tangents_of, picked[first : first + _BATCH])
+                told(len(kept), len(picked))
             group = join(candidates.x_nq[picked], kept)
         chosen.append(group)
     return tuple(chosen) if n_blocks(bound) == len(chosen) else (merge(chosen),)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernelpot._jit import njit, njit_parallel, prange
+from kernelpot._jit import njit
 from kernelpot._lanes import LANES, at, fill4, fill8, load4, load8, store
 from kernelpot.descriptors._harmonics import gradients, pulled_back, values
 from kernelpot.descriptors._soap_numba import directions, select
@@ -191,10 +191,10 @@ def _vjp_centre(plan, harmonics, species_n, j_p, D_pc, hoods, b, c, x, norm, g, 
                     out_pc[p, d] = back[i] + back[3 * LANES + q] * xyz[i]
 
 
-@njit_parallel
+@njit
 def vjp(plan, harmonics, species_n, j_p, D_pc, hoods, c_bi, x_bq, norm_b, g_bq, out_pc):
     """Rows of out_pc: sum_q g_bq dx_bq/dD_pc."""
-    for b in prange(c_bi.shape[0]):
+    for b in range(c_bi.shape[0]):
         _vjp_centre(
             plan,
             harmonics,
@@ -326,10 +326,10 @@ def _jacobian_centre(plan, harmonics, species_n, j_p, D_pc, hoods, b, c, x, norm
                     _project(x, dp, J_pcq[p, d])
 
 
-@njit_parallel
+@njit
 def jacobian(plan, harmonics, species_n, j_p, D_pc, hoods, c_bi, x_bq, norm_b, J_pcq):
     """dx_bq/dD_pc of the centres' pairs, in the order of ``hoods``."""
-    for b in prange(c_bi.shape[0]):
+    for b in range(c_bi.shape[0]):
         _jacobian_centre(
             plan, harmonics, species_n, j_p, D_pc, hoods, b, c_bi[b], x_bq[b], norm_b[b], J_pcq
         )

@@ -8,7 +8,7 @@ are the weighted ones of all mixtures. The power spectrum consists of blocks, ea
 left and a right channel.
 
 Centres are independent of one another and each is summed in a fixed order, so the results do
-not depend on the number of threads.
+not depend on how they are divided into blocks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot._jit import njit, njit_parallel, prange
+from kernelpot._jit import njit
 from kernelpot._lanes import LANES, at, fill4, load4, load8, store
 from kernelpot.conventions import Float, Int
 from kernelpot.descriptors._harmonics import values
@@ -206,10 +206,10 @@ def _power(plan, c, p, P):
                 q += n_max - first
 
 
-@njit_parallel
+@njit
 def features(plan, harmonics, species_n, j_p, D_pc, centres_b, hoods, c_bi, x_bq, norm_b):
     """Coefficients, unit vectors and norms of the power spectra of a block of centres."""
-    for b in prange(centres_b.shape[0]):
+    for b in range(centres_b.shape[0]):
         _densities(plan, harmonics, species_n, j_p, D_pc, centres_b[b], hoods, b, c_bi[b])
         x = x_bq[b]
         _power(plan, c_bi[b], x, np.empty(plan.n_pad * plan.n_pad))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernelpot._jit import njit_parallel, prange
+from kernelpot._jit import njit
 from kernelpot.conventions import Float, Int
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel, power_kernel_scalar
@@ -118,7 +118,7 @@ def K_bb(x_aq: Float, x_bq: Float, zeta: int) -> Float:
     return power_kernel(x_aq @ x_bq.T, zeta)[0]
 
 
-@njit_parallel
+@njit
 def add_gradient_rows(
     products_bm, gradients_rm, first_e, zeta, first_b, i_p, j_p, D_pc, column, forces_rm, strain_vm
 ):
@@ -127,8 +127,7 @@ def add_gradient_rows(
     For a block of centres b with pairs ``first_b[b]:first_b[b + 1]`` (numbered within the block),
     ``gradients_rm[3 p + c]`` holds J_pcq . z_m. With dk(b, m)/dD_pc from the chain rule,
     ``forces_rm[3 n + c, column + m]`` receives minus the derivative by the position of atom n, and
-    ``strain_vm[v, column + m]`` the derivative by the strain component v (Voigt). Threads own
-    columns, so the result does not depend on their number.
+    ``strain_vm[v, column + m]`` the derivative by the strain component v (Voigt).
     """
     n_columns = gradients_rm.shape[1]
     n_block = first_b.shape[0] - 1
@@ -139,7 +138,7 @@ def add_gradient_rows(
     # Strips of 512 columns: long enough for vector loops, short enough that a strip of the rows of
     # all atoms stays in the second-level cache.
     n_strips = (n_columns + 511) // 512
-    for strip in prange(n_strips):
+    for strip in range(n_strips):
         lo = strip * 512
         width = min(512, n_columns - lo)
         owner = owner_m[lo : lo + width]
