@@ -126,6 +126,7 @@ def workers(folder, data):
     wanted = (
         ("kernelpot", ours, ("kernelpot", folder / "model.kpot", data)),
         ("kernelpot, principal axes", ours, ("kernelpot", folder / "reduced.kpot", data)),
+        ("the same, single precision", ours, ("kernelpot", f"{folder}/reduced.kpot:single", data)),
         ("quippy (GAP)", theirs, ("quippy", folder / "gap.xml", data)),
         ("FLARE", theirs, ("flare", folder / "train.npz", data)),
         ("featomic", theirs, ("featomic", "-", data)),

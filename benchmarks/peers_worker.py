@@ -16,17 +16,17 @@ import numpy as np
 
 def kernelpot(model, atoms):
     """Energy, forces and stress of the calculator, its neighbours kept over a skin."""
-    from kernelpot import Calculator
+    from kernelpot import Calculator, load
 
-    atoms.calc = Calculator(model)
+    name, _, precision = model.partition(":")
+    fitted = load(name)
+    atoms.calc = Calculator(fitted, single_precision=precision == "single")
 
     def step():
         atoms.get_stress()
         return atoms.get_potential_energy()
 
-    fitted = atoms.calc.predictor
-    count = sum(len(c.alpha_e) for one in fitted._collapsed for c in one)
-    return step, f"energy, forces, stress; {count} environments"
+    return step, f"energy, forces, stress; {fitted.n_environments_} environments"
 
 
 def quippy(model, atoms):

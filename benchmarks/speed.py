@@ -18,9 +18,9 @@ import numpy as np
 from ase.build import bulk
 
 from kernelpot import Calculator, KernelPotential, Soap, datasets
+from kernelpot.collapsed import collapse
 from kernelpot.conventions import System
 from kernelpot.neighbours import PairList
-from kernelpot.prediction import collapse
 
 
 def median_seconds(function, repeats):

@@ -1,17 +1,8 @@
-"""The fused road: environments -> local energies -> adjoint -> forces and strain derivative.
-
-After the fit the tangents of an environment collapse into one vector t_e = sum_r beta_er tau_er:
-
-    eps_i        = sum_e [ alpha_e X^zeta + zeta X^(zeta-1) (x_i . t_e) ],   X = x_i . x_e
-    d eps_i/dx_i = sum_e [ (zeta alpha_e X^(zeta-1) + zeta (zeta-1) X^(zeta-2) (x_i . t_e)) x_e
-                           + zeta X^(zeta-1) t_e ]
-
-so a prediction costs two products per environment, whatever the number of tangents. With zeta = 1
-all of it is one vector.
-"""
+"""The fused road: environments -> local energies -> adjoint -> forces and strain derivative."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import time
@@ -21,12 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from ase.data import chemical_symbols
 
-from kernelpot._jit import njit
 from kernelpot._machine import n_threads, side_by_side
+from kernelpot.collapsed import Collapsed, collapse, single
 from kernelpot.conventions import Float, Int, Pairs, System, as_int, voigt_from_tensor
 from kernelpot.data import Structure
-from kernelpot.gp.inducing import Inducing
-from kernelpot.gp.kernels import power_kernel_scalar
 from kernelpot.gp.solvers import Posterior
 from kernelpot.neighbours import find_pairs, within
 from kernelpot.rows import Component, centre_blocks, collect, prior_variance, structure_rows
@@ -48,43 +37,6 @@ class Evaluation(NamedTuple):
     def strain_cd(self) -> Float:
         """dE/dstrain, eV; divided by the volume it is the stress."""
         return self.strain_ncd.sum(axis=0)
-
-
-class Collapsed(NamedTuple):
-    """The weights of one block of centres, its tangents collapsed."""
-
-    V_jq: Float  # environments, then their collapsed tangents: (2 n_environments, n_features)
-    alpha_e: Float
-
-
-def collapse(inducing: Inducing, weights_m: Float, zeta: int) -> Collapsed:
-    """Sum the tangents of each environment with their weights; with zeta = 1 everything.
-
-    Parameters
-    ----------
-    inducing : Inducing
-        Inducing variables of one species.
-    weights_m : Float
-        Their weights.
-    zeta : int
-        Exponent of the kernel. The linear kernel collapses to a single environment: the local
-        energy is one product with the weighted sum of all inducing variables.
-
-    Returns
-    -------
-    Collapsed
-        What the fused road needs.
-    """
-    if zeta == 1 and len(weights_m):
-        sum_q = weights_m @ inducing.Z_mq
-        return Collapsed(np.stack([sum_q, np.zeros_like(sum_q)]), np.ones(1))
-    first_e = inducing.first_e[:-1]
-    alpha_e = weights_m[first_e]
-    weighted_mq = np.where(inducing.is_tangent_m, weights_m, 0.0)[:, None] * inducing.Z_mq
-    if len(first_e) == 0:
-        return Collapsed(np.zeros((0, inducing.Z_mq.shape[1])), alpha_e)
-    t_eq = np.add.reduceat(weighted_mq, first_e, axis=0)
-    return Collapsed(np.ascontiguousarray(np.vstack([inducing.x_eq, t_eq])), alpha_e)
 
 
 class Predictor:
@@ -136,6 +88,39 @@ class Predictor:
         weights = np.split(weights_m, edges)
         rest = (collapse(g, w, zeta) for (g, zeta), w in zip(groups, weights, strict=True))
         self._collapsed = [list(itertools.islice(rest, len(c.inducing))) for c in components]
+
+    def in_single_precision(self, max_error: float = 0.01) -> Predictor:
+        """The same potential with the matrix products of its kernels in single precision.
+
+        Parameters
+        ----------
+        max_error : float
+            Root mean square change of the energies of the inducing environments that is allowed,
+            eV.
+
+        Returns
+        -------
+        Predictor
+            Another predictor.
+
+        Raises
+        ------
+        ValueError
+            If energies change by more.
+        """
+        other = copy.copy(self)
+        other._collapsed = []
+        for component, collapsed in zip(self._components, self._collapsed, strict=True):
+            found = [single(one, component.zeta) for one in collapsed]
+            error = max(error for _, error in found)
+            if not error <= max_error:
+                raise ValueError(
+                    f"in single precision energies of atoms would change by {1e3 * error:.2g} meV,"
+                    f" and {1e3 * max_error:.2g} meV are allowed: the weights of this model are"
+                    " large and cancel. Use double precision, or fit with fewer environments"
+                )
+            other._collapsed.append([one for one, _ in found])
+        return other
 
     def species_of(self, numbers_n: Int, name: str = "the structure") -> Int:
         """Index of each atom's species.
@@ -319,33 +304,14 @@ def _add_component(
 
     def add(block: tuple[int, Int]) -> None:
         z, centres_b = block
-        V_jq, alpha_e = collapsed[z]
-        if len(alpha_e) == 0:
+        if len(collapsed[z].alpha_e) == 0:
             return
         x_bq, state = descriptor.features(system, centres_b)
-        products_bj = x_bq @ V_jq.T  # (b, 2 e)
-        energies_n[centres_b] += _local_energies(products_bj, alpha_e, component.zeta)
-        descriptor.vjp(system, centres_b, state, products_bj @ V_jq, gradient_pc)
+        energies_b, g_bq = collapsed[z].energies(x_bq, component.zeta)
+        energies_n[centres_b] += energies_b
+        descriptor.vjp(system, centres_b, state, g_bq, gradient_pc)
 
     # A block for each thread at least: a small structure is divided, too.
     size = min(_BLOCK, -(-len(system.species_n) // n_threads()))
     side_by_side(add, centre_blocks(component, system.species_n, max(size, 1)))
     return gradient_pc
-
-
-@njit
-def _local_energies(products_bj, alpha_e, zeta):
-    """Local energies; ``products_bj`` becomes d eps_b / d products, ready for the adjoint."""
-    n_block = products_bj.shape[0]
-    n_e = alpha_e.shape[0]
-    energies_b = np.empty(n_block)
-    for b in range(n_block):
-        total = 0.0
-        for e in range(n_e):
-            along = products_bj[b, n_e + e]
-            value, first, second = power_kernel_scalar(products_bj[b, e], zeta)
-            total += alpha_e[e] * value + first * along
-            products_bj[b, e] = alpha_e[e] * first + second * along
-            products_bj[b, n_e + e] = first
-        energies_b[b] = total
-    return energies_b

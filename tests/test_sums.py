@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 from sklearn.base import clone
 
 from kernelpot import KernelPotential, PairSplines, Soap, load
+from kernelpot.collapsed import collapse
 from kernelpot.comparison import ModelRow, comparison_table, fit_and_compare, verdict
 from kernelpot.conventions import System, as_int
 from kernelpot.data import structures_from_atoms
@@ -19,7 +20,6 @@ from kernelpot.gp.triangles import RowReducer, empty_triangle
 from kernelpot.gp.whitening import whiten_blocks
 from kernelpot.hyperparameters import folds_of
 from kernelpot.neighbours import find_pairs
-from kernelpot.prediction import collapse
 from kernelpot.testing import check_descriptor, check_potential
 
 from .naive import pairs as naive
@@ -234,10 +234,10 @@ def test_a_linear_model_collapses_to_one_vector(sum_model, emt_images):
     (pair_terms,) = [c for c in sum_model.fitted_.components if c.zeta == 1]
     group = pair_terms.inducing[0]
     weights_m = np.random.default_rng(0).standard_normal(len(group.Z_mq))
-    V_jq, alpha_e = collapse(group, weights_m, 1)
-    assert V_jq.shape == (2, len(group.Z_mq))
-    assert_allclose(alpha_e[0] * V_jq[0], weights_m @ group.Z_mq)
-    assert not V_jq[1].any()
+    collapsed = collapse(group, weights_m, 1)
+    assert collapsed.V_jq.shape == (2, len(group.Z_mq))
+    assert_allclose(collapsed.alpha_e[0] * collapsed.V_jq[0], weights_m @ group.Z_mq)
+    assert not collapsed.V_jq[1].any()
     # and the same in a linear SOAP, whose inducing variables are environments
     soap = Soap(cutoff=4.0, n_max=3, l_max=2)
     model = KernelPotential(soap, zeta=1, n_environments=15, n_tangents=0, **NOISE)
