@@ -1,24 +1,29 @@
-"""Time per atom of energy, forces and stress, by stage, size and setting, beside its floor.
+"""Time per atom of energy, forces and stress: stages beside their floors, sizes, species, threads.
 
-    OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/speed.py [--sizes 64 512 4096]
+    OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/speed.py [stages sizes species]
+    python benchmarks/speed.py threads
 
-The model's speed depends on its shape alone (environments, features, neighbours), so it is
-fitted on the bundled silicon data and then run on rattled diamond at PBE's lattice constant.
-Medians of several runs; the neighbour list is kept over a Verlet skin of 0.5 A while atoms move
-by 0.02 A a step, its search included in "whole step". The floor counts floating-point operations
-and divides by the rate of a matrix product measured in the same run.
+The model's speed depends on its shape alone (environments, features, neighbours), so it is fitted
+on the bundled silicon data, or on alloys with the labels of ASE's EMT, and then run on rattled
+crystals. Medians of several runs; the neighbour list is kept over a Verlet skin of 0.5 A while
+atoms move by 0.02 A a step, its search included in "whole step". The floor counts floating-point
+operations and divides by the rate of a matrix product measured in the same run. ``threads``
+compares one thread with two, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
+import resource
 import time
 
 import numpy as np
 from ase.build import bulk
+from threadpoolctl import threadpool_limits
 
 from kernelpot import Calculator, KernelPotential, Soap, datasets
-from kernelpot.collapsed import collapse
 from kernelpot.conventions import System
 from kernelpot.neighbours import PairList
 
@@ -40,37 +45,73 @@ def gemm_rate():
     return 2 * 1024**3 / median_seconds(lambda: a @ b, 9)
 
 
-def floor_flops(n_max, l_max, n_features, n_environments, n_neighbours):
+def silicon(n_atoms):
+    """Rattled diamond at PBE's lattice constant."""
+    repeat = max(1, round((n_atoms / 8) ** (1 / 3)))
+    atoms = bulk("Si", a=5.47, cubic=True) * (repeat, repeat, repeat)
+    atoms.rattle(0.1, seed=1)
+    return atoms
+
+
+def alloy(elements, n_atoms, seed=1):
+    """Rattled face-centred crystal, occupied at random."""
+    repeat = max(1, round((n_atoms / 4) ** (1 / 3)))
+    atoms = bulk("Cu", a=3.9, cubic=True) * (repeat, repeat, repeat)
+    atoms.symbols[:] = np.random.default_rng(seed).choice(elements, len(atoms))
+    atoms.rattle(0.1, seed=seed)
+    return atoms
+
+
+def alloy_data(elements, n_structures=30):
+    """Structures with the labels of ASE's EMT."""
+    from ase.calculators.emt import EMT
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    images = []
+    for seed in range(n_structures):
+        atoms = alloy(elements, 32, seed)
+        atoms.calc = EMT()
+        found = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **found)
+        images.append(atoms)
+    return images
+
+
+def floor_flops(n_max, l_max, n_features, n_kept, n_environments, n_neighbours):
     """Operations per atom that no implementation of this model can leave out, by stage."""
     lm = (l_max + 1) ** 2
+    project = 2 * n_features * n_kept if n_kept < n_features else 0
     return {
         "density": 2 * n_neighbours * lm * n_max,
-        "power spectrum": 2 * n_features * (2 * l_max + 1) / 2,
-        "kernel": 2 * 4 * n_environments * n_features,
-        "adjoint": 2 * (2 * n_neighbours * lm * n_max + n_features * (2 * l_max + 1)),
+        "power spectrum": 2 * n_features * (2 * l_max + 1) / 2 + project,
+        "kernel": 2 * 4 * n_environments * n_kept,
+        "adjoint": 2 * (2 * n_neighbours * lm * n_max + n_features * (2 * l_max + 1)) + project,
     }
+
+
+def moving(atoms, calculator):
+    """A step: atoms move, and everything is computed anew."""
+    atoms.calc = calculator
+    rng = np.random.default_rng(0)
+    still = atoms.positions.copy()
+
+    def step():
+        atoms.positions = still + rng.uniform(-0.02, 0.02, still.shape)
+        atoms.get_potential_energy()
+
+    return step
 
 
 def time_stages(model, atoms, repeats):
     """Neighbours per atom, and for each stage its seconds per atom and the floors it holds."""
-    descriptor = model.fitted_.components[0].descriptor
+    component = model.fitted_.components[0]
+    descriptor = component.descriptor
     n = len(atoms)
     pairs = PairList(descriptor.cutoff).update(atoms.positions, atoms.cell[:], atoms.pbc)
     system = System(np.zeros(n, dtype=np.intp), pairs)
     block = np.arange(min(n, 256), dtype=np.intp)
     x_bq, state = descriptor.features(system, block)
     out_pc = np.zeros((len(pairs.i_p), 3))
-    V_jq = collapse(
-        model.fitted_.components[0].inducing[0], model.fitted_.weights_m, model.zeta
-    ).V_jq  # environments and collapsed tangents
-
-    atoms.calc = Calculator(model)
-    rng = np.random.default_rng(0)
-    still = atoms.positions.copy()
-
-    def step():
-        atoms.positions = still + rng.uniform(-0.02, 0.02, (n, 3))
-        atoms.get_potential_energy()
 
     def per_block(function):
         return median_seconds(function, repeats) / len(block)
@@ -79,20 +120,171 @@ def time_stages(model, atoms, repeats):
         "features": (
             per_block(lambda: descriptor.features(system, block)),
             ("density", "power spectrum"),
-        ),
-        "kernel products": (per_block(lambda: (x_bq @ V_jq.T) @ V_jq), ("kernel",)),
-        "adjoint": (
-            per_block(lambda: descriptor.vjp(system, block, state, x_bq, out_pc)),
-            ("adjoint",),
-        ),
-        "whole step (calculator)": (median_seconds(step, repeats) / n, None),
+        )
     }
+    for words, predictor in precisions(model):
+        weights = predictor._collapsed[0][0]
+        stages[f"kernel, {words}"] = (
+            per_block(lambda weights=weights: weights.energies(x_bq, component.zeta)),
+            ("kernel",),
+        )
+    stages["adjoint"] = (
+        per_block(lambda: descriptor.vjp(system, block, state, x_bq, out_pc)),
+        ("adjoint",),
+    )
+    for words, _ in precisions(model):
+        calculator = Calculator(model, single_precision=words == "single")
+        seconds = median_seconds(moving(atoms, calculator), repeats) / n
+        stages[f"whole step, {words}"] = (seconds, None)
     return len(pairs.i_p) / n, stages
+
+
+def precisions(model):
+    """The predictor in double and in single precision."""
+    predictor = model.predictor_
+    return ("double", predictor), ("single", predictor.in_single_precision())
+
+
+def show_stages(args):
+    """Stages beside their floors, for features as they are and on their principal axes."""
+    rate = gemm_rate()
+    print(f"matrix product {rate / 1e9:.0f} GFLOP/s, double precision; cutoff {args.cutoff} A")
+    for setting in args.settings:
+        n_max, l_max, n_environments = map(int, setting.split(","))
+        for tolerance in (0.0, 1e-6):
+            model = KernelPotential(
+                Soap(cutoff=args.cutoff, n_max=n_max, l_max=l_max),
+                n_environments=n_environments,
+                n_tangents=args.n_tangents,
+                feature_tolerance=tolerance,
+            ).fit(datasets.load_silicon("train"))
+            kept = model.fitted_.components[0].descriptor
+            n_features = getattr(kept, "inner", kept).n_features
+            print(
+                f"\nn_max {n_max}, l_max {l_max}: {n_features} features, {kept.n_features} kept, "
+                f"{model.n_environments_} environments, "
+                f"{model.n_inducing_ - model.n_environments_} tangents"
+            )
+            print(f"{'atoms':>8} {'stage':<28} {'us/atom':>9} {'floor':>8} {'share of floor':>15}")
+            for size in args.sizes:
+                atoms = silicon(size)
+                n_neighbours, stages = time_stages(model, atoms, args.repeats)
+                flops = floor_flops(
+                    n_max, l_max, n_features, kept.n_features, model.n_environments_, n_neighbours
+                )
+                for stage, (seconds, parts) in stages.items():
+                    floor = sum(flops[part] for part in parts or flops) / rate
+                    if stage.endswith("single"):
+                        floor -= 0.5 * flops["kernel"] / rate
+                    print(
+                        f"{len(atoms):>8} {stage:<28} {1e6 * seconds:>9.1f} {1e6 * floor:>8.1f} "
+                        f"{floor / seconds:>14.0%}",
+                        flush=True,
+                    )
+
+
+def in_own_process(function, *arguments):
+    """What a function returns in a process of its own, and that process's peak memory in bytes."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    worker = context.Process(target=_answer, args=(queue, function, arguments))
+    worker.start()
+    found = queue.get()
+    worker.join()
+    return found
+
+
+def _answer(queue, function, arguments):
+    found = function(*arguments)
+    queue.put((found, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+
+
+def one_size(path, n_atoms, repeats):
+    """Atoms, and seconds of a step."""
+    atoms = silicon(n_atoms)
+    return len(atoms), median_seconds(moving(atoms, Calculator(path)), repeats)
+
+
+def show_sizes(args):
+    """Time and memory per atom against the number of atoms."""
+    import tempfile
+
+    model = KernelPotential(
+        Soap(cutoff=args.cutoff, n_max=8, l_max=8), n_environments=300, n_tangents=8
+    ).fit(datasets.load_silicon("train"))
+    with tempfile.NamedTemporaryFile(suffix=".kpot") as file:
+        model.save(file.name)
+        base = None
+        print(f"\n{'atoms':>8} {'us/atom':>9} {'peak GB':>9} {'bytes/atom':>12}")
+        for n_wanted in args.large:
+            (n, seconds), peak = in_own_process(one_size, file.name, n_wanted, 3)
+            base = base or peak
+            each = f"{(peak - base) / n:12.0f}" if peak > base else f"{'':12}"
+            print(f"{n:>8} {1e6 * seconds / n:>9.1f} {peak / 1e9:>9.2f} {each}", flush=True)
+
+
+def show_species(args):
+    """A step of alloys of one, two and four species."""
+    print(f"\n{'species':>8} {'features':>9} {'kept':>6} {'environments':>13} {'us/atom':>9}")
+    for elements in (["Cu"], ["Cu", "Au"], ["Cu", "Ag", "Au", "Pt"]):
+        for contracted in (None, 16):
+            if contracted and len(elements) == 1:
+                continue
+            soap = Soap(cutoff=args.cutoff, n_max=8, l_max=6, n_contracted=contracted)
+            model = KernelPotential(soap, n_environments=300, n_tangents=8)
+            model.fit(alloy_data(elements))
+            kept = model.fitted_.components[0].descriptor
+            atoms = alloy(elements, 500)
+            seconds = median_seconds(moving(atoms, Calculator(model)), args.repeats) / len(atoms)
+            print(
+                f"{len(elements):>8} {getattr(kept, 'inner', kept).n_features:>9} "
+                f"{kept.n_features:>6} {model.n_environments_:>13} {1e6 * seconds:>9.1f}"
+                + (f"   {contracted} radial functions" if contracted else ""),
+                flush=True,
+            )
+
+
+def show_threads(args):
+    """One thread against two, in turns: a step, and a fit."""
+    train = datasets.load_silicon("train")
+    settings = {"n_environments": 150, "n_tangents": 16}
+    model = KernelPotential(Soap(cutoff=args.cutoff, n_max=8, l_max=8), **settings).fit(train)
+    step = moving(silicon(4096), Calculator(model))
+
+    def fit():
+        KernelPotential(Soap(cutoff=args.cutoff, n_max=8, l_max=8), **settings).fit(train)
+
+    for words, function, rounds in (("step of 4096 atoms", step, 9), ("fit", fit, 3)):
+        function()
+        times = {1: [], 2: []}
+        for _ in range(rounds):
+            for n, found in times.items():
+                os.environ["NUMBA_NUM_THREADS"] = str(n)
+                with threadpool_limits(n):
+                    started = time.perf_counter()
+                    function()
+                    found.append(time.perf_counter() - started)
+        ratio = np.median(np.array(times[1]) / np.array(times[2]))
+        print(
+            f"{words}: one thread {np.median(times[1]):.3f} s, two {np.median(times[2]):.3f} s; "
+            f"median ratio of {rounds} rounds {ratio:.2f}",
+            flush=True,
+        )
+
+
+SECTIONS = {
+    "stages": show_stages,
+    "sizes": show_sizes,
+    "species": show_species,
+    "threads": show_threads,
+}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sections", nargs="*", default=["stages"], help=", ".join(SECTIONS))
     parser.add_argument("--sizes", type=int, nargs="*", default=[64, 512, 4096])
+    parser.add_argument("--large", type=int, nargs="*", default=[500, 4000, 32000, 200000])
     parser.add_argument(
         "--settings",
         nargs="*",
@@ -103,33 +295,11 @@ def main():
     parser.add_argument("--n-tangents", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
-    rate = gemm_rate()
-    print(f"matrix product {rate / 1e9:.0f} GFLOP/s; cutoff {args.cutoff} A")
-    for setting in args.settings:
-        n_max, l_max, n_environments = map(int, setting.split(","))
-        model = KernelPotential(
-            Soap(cutoff=args.cutoff, n_max=n_max, l_max=l_max),
-            n_environments=n_environments,
-            n_tangents=args.n_tangents,
-        ).fit(datasets.load_silicon("train"))
-        n_features = model.fitted_.components[0].descriptor.n_features
-        print(
-            f"\nn_max {n_max}, l_max {l_max}: {n_features} features, {model.n_environments_} "
-            f"environments, {model.n_inducing_ - model.n_environments_} tangents"
-        )
-        print(f"{'atoms':>8} {'stage':<28} {'us/atom':>9} {'floor':>8} {'share of floor':>15}")
-        for size in args.sizes:
-            repeat = max(1, round((size / 8) ** (1 / 3)))
-            atoms = bulk("Si", a=5.47, cubic=True) * (repeat, repeat, repeat)
-            atoms.rattle(0.1, seed=1)
-            n_neighbours, stages = time_stages(model, atoms, args.repeats)
-            flops = floor_flops(n_max, l_max, n_features, model.n_environments_, n_neighbours)
-            for stage, (seconds, parts) in stages.items():
-                floor = sum(flops[part] for part in parts or flops) / rate
-                print(
-                    f"{len(atoms):>8} {stage:<28} {1e6 * seconds:>9.1f} {1e6 * floor:>8.1f} "
-                    f"{floor / seconds:>14.0%}"
-                )
+    unknown = sorted(set(args.sections) - set(SECTIONS))
+    if unknown:
+        parser.error(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    for section in args.sections:
+        SECTIONS[section](args)
 
 
 if __name__ == "__main__":
