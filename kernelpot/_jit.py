@@ -13,17 +13,41 @@ here but by `kernelpot._machine.side_by_side`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import numba
 
 __all__ = ["njit"]
 
 _FLAGS = {
-    "cache": True,
     "nogil": True,
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
 }
 
-njit = functools.partial(numba.njit, **_FLAGS)
-"""Compile a function when it is first called."""
+
+def njit(function: Callable[..., Any] | None = None, **flags: Any) -> Callable[..., Any]:
+    """Compile a function when it is first called, or read it from the cache.
+
+    Parameters
+    ----------
+    function : Callable[..., Any] | None
+        Of arrays and numbers; None, to decorate with flags.
+    **flags : Any
+        Further flags of `numba.njit`.
+
+    Returns
+    -------
+    Callable[..., Any]
+        The same function, or what decorates one.
+    """
+    if function is None:
+        return functools.partial(njit, **flags)
+    compiled = functools.partial(numba.njit, **_FLAGS, **flags)
+    try:
+        return compiled(cache=True)(function)
+    except RuntimeError:
+        # No folder may be written: not the module's, not the user's, none is named. Then every
+        # process compiles for itself, which takes half a minute, and works.
+        return compiled()(function)

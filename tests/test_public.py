@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import kernelpot
+from kernelpot import _jit
 
 ROOT = pathlib.Path(kernelpot.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -70,3 +71,17 @@ def test_heavy_modules_are_imported_when_used(code, heavy):
     code += f"; import sys; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_functions_compile_where_no_folder_can_be_written(monkeypatch):
+    """Clusters have read-only installations and home folders: Numba refused to decorate there."""
+    from numba.core import caching
+
+    cache = getattr(caching, "CacheImpl", None) or caching._CacheImpl  # before Numba 0.62
+    monkeypatch.setattr(cache, "_locator_classes", [])
+
+    @_jit.njit
+    def double(x):
+        return 2.0 * x
+
+    assert double(1.5) == 3.0
