@@ -5,7 +5,7 @@
 Descriptors are those of accuracy.py, and smaller ones; tangents are 20 for each environment. For
 molecules there are also models in the full gradient basis, which cost the more the more structures
 they are fitted to, so these are fitted to the first 50, 100 and 200. The cost is that of energy,
-forces and stress with neighbours known, the best of three, on one thread if OPENBLAS_NUM_THREADS
+forces and stress with neighbours known, undisturbed, on one thread if OPENBLAS_NUM_THREADS
 and NUMBA_NUM_THREADS are 1. A model is on the Pareto front if none is both cheaper and better; the
 front is found by the errors on left-out folds, test errors stand beside.
 """

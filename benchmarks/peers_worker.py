@@ -103,6 +103,7 @@ def flare(model, atoms):
         process.predict_mean(one)
         return float(np.ravel(one.mean_efs)[0])
 
+    step.kernel = kernel  # the process has its address only
     return step, f"energy, forces, stress; B2, n 8, l 6, {n_sparse - left} environments"
 
 

@@ -118,7 +118,7 @@ def prediction_cost(model: KernelPotential, images: Sequence[Atoms]) -> float:
     Returns
     -------
     float
-        Microseconds per atom, the best of three times.
+        Microseconds per atom, as `time_predictions` measures.
     """
     predictor = model.predictor_
     timed, n_atoms = [], 0
