@@ -62,3 +62,23 @@ def power_kernel_scalar(X, zeta):
         low *= X
     first = low * X if zeta > 1 else 1.0
     return first * X, zeta * first, zeta * (zeta - 1) * low
+
+
+def novelty(products_be: Float) -> Float:
+    """How unlike the nearest inducing environment each environment is: ``1 - max_e x_b . x_e``.
+
+    Half of the squared distance of the two unit vectors; also what a feature space of fewer axes
+    leaves out of x_b counts as new. It costs nothing beside the products, which the energies
+    need.
+
+    Parameters
+    ----------
+    products_be : Float
+        Products of environments with the inducing environments of their species, (b, e).
+
+    Returns
+    -------
+    Float
+        Shape (b,), from 0 (known) to 1 (nothing in common, or no inducing environment).
+    """
+    return 1.0 - products_be.max(axis=1, initial=0.0)
