@@ -12,11 +12,12 @@ another place).
 from __future__ import annotations
 
 import functools
+import os
 
 import numba
 from numba import prange
 
-__all__ = ["njit", "njit_parallel", "prange"]
+__all__ = ["njit", "njit_parallel", "prange", "share_threads"]
 
 _FLAGS = {
     "cache": True,
@@ -29,3 +30,16 @@ njit = functools.partial(numba.njit, **_FLAGS)
 
 njit_parallel = functools.partial(numba.njit, parallel=True, **_FLAGS)
 """Compile with ``prange`` loops over threads."""
+
+
+def share_threads(n_processes: int) -> None:
+    """Divide the threads of compiled loops among processes of one machine.
+
+    Parameters
+    ----------
+    n_processes : int
+        How many run side by side. Where ``NUMBA_NUM_THREADS`` says how many threads each is to
+        have, nothing is changed.
+    """
+    if "NUMBA_NUM_THREADS" not in os.environ:
+        numba.set_num_threads(max(1, numba.config.NUMBA_NUM_THREADS // n_processes))
