@@ -17,7 +17,13 @@ from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["n_threads", "one_blas_thread", "physical_memory", "side_by_side"]
+__all__ = [
+    "n_threads",
+    "one_blas_thread",
+    "physical_memory",
+    "share_threads",
+    "side_by_side",
+]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,20 +32,37 @@ _here = threading.local()
 """Whether this thread is one of the pool's: what it divides further it does itself."""
 
 
+_processes = 1
+"""How many processes share the cores (`share_threads`)."""
+
+
 def n_threads() -> int:
     """Threads that this library uses.
 
     Returns
     -------
     int
-        NUMBA_NUM_THREADS, or the number of cores that the process may run on.
+        NUMBA_NUM_THREADS, or this process's share of the cores that it may run on.
     """
     wanted = os.environ.get("NUMBA_NUM_THREADS", "")
     if wanted.isdigit() and int(wanted) > 0:
         return int(wanted)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    has_affinity = hasattr(os, "sched_getaffinity")
+    n_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, n_cores // _processes)
+
+
+def share_threads(n_processes: int) -> None:
+    """Divide the cores among processes of one machine.
+
+    Parameters
+    ----------
+    n_processes : int
+        How many run side by side. Where NUMBA_NUM_THREADS says how many threads each is to have,
+        nothing changes.
+    """
+    global _processes
+    _processes = max(1, n_processes)
 
 
 @functools.cache

@@ -27,7 +27,18 @@ from kernelpot.conventions import Float
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel_scalar
 
-__all__ = ["Collapsed", "collapse", "single"]
+__all__ = ["Collapsed", "Local", "collapse", "single"]
+
+
+class Local(NamedTuple):
+    """What weights say of some environments."""
+
+    energies_b: Float  # eV
+    g_bq: Float  # their derivatives by the features
+    novelty_b: Float
+    """How unlike the nearest inducing environment each one is: ``1 - max_e x_b . x_e``, half of the
+    squared distance of the two unit vectors, from 0 (known) to 1 (nothing in common). What a
+    feature space of fewer axes leaves out of x_b counts as new."""
 
 
 class Collapsed(NamedTuple):
@@ -38,8 +49,8 @@ class Collapsed(NamedTuple):
     mean_q: Float | None  # None for none: double precision
     alpha_e: Float
 
-    def energies(self, x_bq: Float, zeta: int) -> tuple[Float, Float]:
-        """Local energies and their derivatives by the features.
+    def energies(self, x_bq: Float, zeta: int) -> Local:
+        """Local energies, their derivatives by the features, and how new environments are.
 
         Parameters
         ----------
@@ -50,8 +61,8 @@ class Collapsed(NamedTuple):
 
         Returns
         -------
-        tuple[Float, Float]
-            eV, (n_centres,); (n_centres, n_features).
+        Local
+            Of each of the centres; with zeta = 1 novelty means nothing.
         """
         if self.mean_q is None:
             shift_b = np.zeros(len(x_bq))
@@ -60,9 +71,13 @@ class Collapsed(NamedTuple):
             d_bq = x_bq - self.mean_q
             shift_b = d_bq @ self.mean_q
             products_bj = d_bq.astype(np.float32) @ self.V_jq.T
-        energies_b, sum_b = _local_energies(products_bj, self.offset_j, shift_b, self.alpha_e, zeta)
+        energies_b, sum_b, nearest_b = _local_energies(
+            products_bj, self.offset_j, shift_b, self.alpha_e, zeta
+        )
         g_bq = products_bj @ self.V_jq
-        return energies_b, g_bq if self.mean_q is None else g_bq + np.outer(sum_b, self.mean_q)
+        if self.mean_q is not None:
+            g_bq = g_bq + np.outer(sum_b, self.mean_q)
+        return Local(energies_b, g_bq, 1.0 - nearest_b)
 
 
 def collapse(inducing: Inducing, weights_m: Float, zeta: int) -> Collapsed:
@@ -119,30 +134,31 @@ def single(collapsed: Collapsed, zeta: int) -> tuple[Collapsed, float]:
     mean_q = x_eq.mean(axis=0)
     V_jq = np.vstack([x_eq - mean_q, collapsed.V_jq[n_e:]]).astype(np.float32)
     found = Collapsed(V_jq, collapsed.V_jq @ mean_q, mean_q, collapsed.alpha_e)
-    change_e = found.energies(x_eq, zeta)[0] - collapsed.energies(x_eq, zeta)[0]
+    change_e = found.energies(x_eq, zeta).energies_b - collapsed.energies(x_eq, zeta).energies_b
     return found, math.sqrt(np.mean(change_e**2))
 
 
 @njit
 def _local_energies(products_bj, offset_j, shift_b, alpha_e, zeta):
-    """Local energies, and sums over environments of their derivatives by X.
+    """Local energies, sums over environments of their derivatives by X, and the largest X.
 
     X is ``products_bj[b, e] + offset_j[e] + shift_b[b]``; ``products_bj`` becomes the derivatives
     by the products.
     """
     n_block = products_bj.shape[0]
     n_e = alpha_e.shape[0]
-    energies_b, sum_b = np.empty(n_block), np.empty(n_block)
+    energies_b, sum_b, nearest_b = np.empty(n_block), np.empty(n_block), np.empty(n_block)
     for b in range(n_block):
-        total = by_X = 0.0
+        total = by_X = nearest = 0.0
         for e in range(n_e):
             X = products_bj[b, e] + (offset_j[e] + shift_b[b])
             along = products_bj[b, n_e + e] + offset_j[n_e + e]
+            nearest = max(nearest, X)
             value, first, second = power_kernel_scalar(X, zeta)
             total += alpha_e[e] * value + first * along
             slope = alpha_e[e] * first + second * along
             by_X += slope
             products_bj[b, e] = slope
             products_bj[b, n_e + e] = first
-        energies_b[b], sum_b[b] = total, by_X
-    return energies_b, sum_b
+        energies_b[b], sum_b[b], nearest_b[b] = total, by_X, nearest
+    return energies_b, sum_b, nearest_b

@@ -67,13 +67,21 @@ class Pairs(NamedTuple):
     The pairs of centre ``n`` are ``first_n[n]:first_n[n + 1]``. The list is full: each pair
     stands in it from both sides. The centre itself is not among its neighbours, its periodic
     images are.
+
+    Centres are the first atoms, as many as there are offsets less one. Atoms after them are
+    neighbours alone, as the ghosts of a code that divides space among processes.
     """
 
     i_p: Int  # centre
     j_p: Int  # neighbour
     D_pc: Float  # vector from the centre to this image of the neighbour, angstrom
     r_p: Float  # its length, angstrom
-    first_n: Int  # (n_atoms + 1,) offsets
+    first_n: Int  # (n_centres + 1,) offsets
+
+    @property
+    def n_centres(self) -> int:
+        """How many of the atoms are centres."""
+        return len(self.first_n) - 1
 
 
 class System(NamedTuple):

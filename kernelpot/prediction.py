@@ -26,12 +26,21 @@ _BLOCK = 256
 """Centres per pass: large enough for BLAS-3, small enough for the second-level cache."""
 
 
+class LocalEnergies(NamedTuple):
+    """Energies of centres and their derivatives by the vectors to their neighbours."""
+
+    energies_n: Float  # eV, baseline included
+    gradient_pc: Float  # dE/dD of each pair as it stands in the list, eV/angstrom
+    novelty_n: Float  # 0 to 1: see `Local`; NaN where the model has none
+
+
 class Evaluation(NamedTuple):
     """Energy, forces and strain derivative of one structure."""
 
-    energies_n: Float  # eV, baseline included
-    forces_nc: Float  # eV/angstrom
+    energies_n: Float  # of each centre, eV, baseline included
+    forces_nc: Float  # on all atoms, eV/angstrom
     strain_ncd: Float  # each centre's part of dE/dstrain, eV, symmetric
+    novelty_n: Float  # of each centre, 0 to 1: see `Local`; NaN where the model has none
 
     @property
     def strain_cd(self) -> Float:
@@ -62,6 +71,8 @@ class Predictor:
     ----------
     cutoff : float
         Radius of the pair list that ``evaluate`` expects, angstrom.
+    has_novelty : bool
+        Whether environments are compared with inducing ones at all: not by a linear kernel.
     species : tuple[int, ...]
         Atomic numbers that the model knows.
     """
@@ -77,6 +88,7 @@ class Predictor:
     ):
         self.cutoff = max(component.descriptor.cutoff for component in components)
         self.species = components[0].descriptor.species
+        self.has_novelty = any(component.zeta > 1 for component in components)
         self._components = tuple(components)
         self._delta_g = tuple(delta_g)
         self._solve = posterior
@@ -158,15 +170,46 @@ class Predictor:
         Parameters
         ----------
         numbers_n : Int
-            Atomic numbers.
+            Atomic numbers, the centres first.
         pairs : Pairs
-            Neighbours within ``cutoff``.
+            Neighbours of the centres within ``cutoff``.
         name : str
             What to call the structure in an error.
 
         Returns
         -------
         Evaluation
+            Of the posterior mean, with the baseline. Atoms that are no centres have no energy; the
+            force on them is what the energies of the centres exert.
+
+        Raises
+        ------
+        ValueError
+            If a species is not known.
+        """
+        found = self.local_energies(numbers_n, pairs, name)
+        forces_nc, strain_ncd = collect(
+            found.gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, len(numbers_n), pairs.n_centres
+        )
+        return Evaluation(found.energies_n, forces_nc, strain_ncd, found.novelty_n)
+
+    def local_energies(
+        self, numbers_n: Int, pairs: Pairs, name: str = "the structure"
+    ) -> LocalEnergies:
+        """Energies of the centres, and their derivatives by the vectors to neighbours.
+
+        Parameters
+        ----------
+        numbers_n : Int
+            Atomic numbers, the centres first.
+        pairs : Pairs
+            Neighbours of the centres within ``cutoff``.
+        name : str
+            What to call the structure in an error.
+
+        Returns
+        -------
+        LocalEnergies
             Of the posterior mean, with the baseline.
 
         Raises
@@ -175,7 +218,8 @@ class Predictor:
             If a species is not known.
         """
         species_n = self.species_of(numbers_n, name)
-        energies_n = self._baseline.energies_of(numbers_n)
+        energies_n = self._baseline.energies_of(numbers_n[: pairs.n_centres])
+        novelty_n = np.full(pairs.n_centres, 0.0 if self.has_novelty else np.nan)
         gradient_pc = np.zeros((len(pairs.i_p), 3))
         if self._repulsion is not None:
             contribution = self._repulsion.evaluate(numbers_n, pairs)
@@ -183,15 +227,14 @@ class Predictor:
             gradient_pc += contribution.gradient_pc
         for component, collapsed in zip(self._components, self._collapsed, strict=True):
             near, index_p = within(pairs, component.descriptor.cutoff)
-            near_pc = _add_component(component, collapsed, System(species_n, near), energies_n)
+            near_pc = _add_component(
+                component, collapsed, System(species_n, near), energies_n, novelty_n
+            )
             if index_p is None:
                 gradient_pc += near_pc
             else:
                 gradient_pc[index_p] += near_pc
-        forces_nc, strain_ncd = collect(
-            gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, len(numbers_n)
-        )
-        return Evaluation(energies_n, forces_nc, strain_ncd)
+        return LocalEnergies(energies_n, gradient_pc, novelty_n)
 
     def energy_std(self, numbers_n: Int, pairs: Pairs, name: str = "the structure") -> float:
         """Posterior standard deviation of the total energy (epistemic: without label noise).
@@ -298,22 +341,31 @@ def time_predictions(predictor: Predictor, timed: Sequence[tuple[Int, Pairs]]) -
 
 
 def _add_component(
-    component: Component, collapsed: Sequence[Collapsed], system: System, energies_n: Float
+    component: Component,
+    collapsed: Sequence[Collapsed],
+    system: System,
+    energies_n: Float,
+    novelty_n: Float,
 ) -> Float:
-    """Add one component's local energies; its dE/dD of the pairs."""
+    """Add one component's local energies, raise the novelty to its own; its dE/dD of the pairs."""
     descriptor = component.descriptor
     gradient_pc = np.zeros((len(system.pairs.i_p), 3))
+    species_n = system.species_n[: system.pairs.n_centres]
 
     def add(block: tuple[int, Int]) -> None:
         z, centres_b = block
-        if len(collapsed[z].alpha_e) == 0:
-            return
-        x_bq, state = descriptor.features(system, centres_b)
-        energies_b, g_bq = collapsed[z].energies(x_bq, component.zeta)
-        energies_n[centres_b] += energies_b
-        descriptor.vjp(system, centres_b, state, g_bq, gradient_pc)
+        if len(collapsed[z].alpha_e):
+            x_bq, state = descriptor.features(system, centres_b)
+            found = collapsed[z].energies(x_bq, component.zeta)
+            energies_n[centres_b] += found.energies_b
+            descriptor.vjp(system, centres_b, state, found.g_bq, gradient_pc)
+            novelty_b = found.novelty_b
+        else:
+            novelty_b = np.ones(len(centres_b))
+        if component.zeta > 1:
+            novelty_n[centres_b] = np.maximum(novelty_n[centres_b], novelty_b)
 
     # A block for each thread at least: a small structure is divided, too.
-    size = min(_BLOCK, -(-len(system.species_n) // n_threads()))
-    side_by_side(add, centre_blocks(component, system.species_n, max(size, 1)))
+    size = min(_BLOCK, -(-len(species_n) // n_threads()))
+    side_by_side(add, centre_blocks(component, species_n, max(size, 1)))
     return gradient_pc

@@ -199,10 +199,10 @@ def prior_variance(
 
 
 @njit
-def collect(gradient_pc, i_p, j_p, D_pc, n_atoms):
+def collect(gradient_pc, i_p, j_p, D_pc, n_atoms, n_centres):
     """Forces, and strain derivative by centre, from dE/dD of the pairs, in a fixed order."""
     forces_nc = np.zeros((n_atoms, 3))
-    strain_ncd = np.zeros((n_atoms, 3, 3))
+    strain_ncd = np.zeros((n_centres, 3, 3))
     for p in range(i_p.shape[0]):
         i, j = i_p[p], j_p[p]
         for c in range(3):

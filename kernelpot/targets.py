@@ -42,7 +42,7 @@ def to_learn(
     if repulsion is not None and np.any(pairs.r_p < repulsion.reach):
         energies_n, gradient_pc = repulsion.evaluate(structure.numbers_n, pairs)
         known_nc, strain_ncd = collect(
-            gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, structure.n_atoms
+            gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, structure.n_atoms, pairs.n_centres
         )
         energy -= float(energies_n.sum())
         forces_nc = forces_nc - known_nc

@@ -51,10 +51,13 @@ def test_energies_and_slopes_are_those_of_all_inducing_variables(seed, zeta, pre
     if not precise:
         collapsed, _ = single(collapsed, zeta)
     scale = np.abs(weights_m).sum() * zeta**2
-    energies_b, g_bq = collapsed.energies(x_bq, zeta)
+    energies_b, g_bq, novelty_b = collapsed.energies(x_bq, zeta)
     expected_b = [naive_energy(group, weights_m, x_q, zeta) for x_q in x_bq]
     tolerance = 1e-13 if precise else 1e-6
     assert_allclose(energies_b, expected_b, rtol=0, atol=tolerance * scale)
+    if zeta > 1:
+        nearest_b = np.max(x_bq @ group.Z_mq[group.first_e[:-1]].T, axis=1, initial=0.0)
+        assert_allclose(novelty_b, 1.0 - nearest_b, rtol=0, atol=1e-15 if precise else 1e-7)
     h = 1e-4
     step_q = unit(np.random.default_rng(seed), 1, x_bq.shape[1])[0]
     for x_q, g_q in zip(x_bq, g_bq, strict=True):
@@ -67,11 +70,11 @@ def test_the_mean_is_what_keeps_digits(zeta):
     """Large weights that cancel: products as they are would lose what differences do not."""
     group, weights_m, x_bq = problem(3, n_q=60, n_e=80, size=1e3)
     collapsed = collapse(group, weights_m, zeta)
-    expected_b, expected_bq = collapsed.energies(x_bq, zeta)
+    expected_b, expected_bq, _ = collapsed.energies(x_bq, zeta)
     found, stated = single(collapsed, zeta)
-    energies_b, g_bq = found.energies(x_bq, zeta)
+    energies_b, g_bq, _ = found.energies(x_bq, zeta)
     plain = collapsed._replace(V_jq=collapsed.V_jq.astype(np.float32))
-    plain_b, _ = plain.energies(x_bq.astype(np.float32), zeta)
+    plain_b, *_ = plain.energies(x_bq.astype(np.float32), zeta)
     error = np.sqrt(np.mean((energies_b - expected_b) ** 2))
     assert error < 0.3 * np.sqrt(np.mean((plain_b - expected_b) ** 2))
     assert 0.1 * stated < error < 10 * stated

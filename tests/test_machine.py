@@ -98,6 +98,18 @@ def test_number_of_threads_without_a_usable_wish(given, monkeypatch):
     assert 1 <= _machine.n_threads() <= (os.cpu_count() or 1)
 
 
+def test_processes_share_the_cores(monkeypatch, with_threads):
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    monkeypatch.setattr(_machine, "_processes", 1)
+    cores = _machine.n_threads()
+    _machine.share_threads(2)
+    assert _machine.n_threads() == max(1, cores // 2)
+    _machine.share_threads(1000)
+    assert _machine.n_threads() == 1
+    with_threads(3)
+    assert _machine.n_threads() == 3
+
+
 def test_fit_and_prediction_do_not_depend_on_the_number_of_threads(
     with_threads, emt_images, emt_soap
 ):

@@ -48,7 +48,9 @@ def evaluated(term, s, cutoff=4.0):
     found = term.evaluate(s.numbers_n, pairs)
     assert found.energies_n.shape == (s.n_atoms,)
     assert found.gradient_pc.shape == (len(pairs.r_p), 3)
-    forces_nc, strain_ncd = collect(found.gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, s.n_atoms)
+    forces_nc, strain_ncd = collect(
+        found.gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, s.n_atoms, s.n_atoms
+    )
     return found.energies_n, forces_nc, strain_ncd.sum(axis=0)
 
 

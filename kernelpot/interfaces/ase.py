@@ -52,6 +52,8 @@ class Calculator(AseCalculator):
     ``atoms.calc.get_property("energy_std", atoms)``. Stress exists for cells that are periodic
     in three directions; ``stresses`` are each atom's part of it (of the pairs of which it is the
     centre) and add up to it. There is no entropy in the model: ``free_energy`` is the energy.
+    ``novelty`` says for each atom how unlike its environment is to the nearest inducing one of its
+    species, from 0 to 1 (`kernelpot.collapsed.Local`): it comes with every call, at no cost.
     """
 
     name = "kernelpot"
@@ -63,6 +65,7 @@ class Calculator(AseCalculator):
         "stress",
         "stresses",
         "energy_std",
+        "novelty",
     )
     ignored_changes = frozenset({"initial_charges", "initial_magmoms"})
 
@@ -111,7 +114,8 @@ class Calculator(AseCalculator):
         Raises
         ------
         PropertyNotImplementedError
-            Stress of a cell that is not periodic in three directions.
+            Stress of a cell that is not periodic in three directions, or novelty of a model whose
+            kernels are all linear.
         ValueError
             Positions or cell that are not finite, a flat periodic cell, atoms on top of each
             other, or species that the model has not been trained on.
@@ -125,6 +129,11 @@ class Calculator(AseCalculator):
             raise PropertyNotImplementedError(
                 f"stress needs a cell that is periodic in three directions; pbc is"
                 f" {atoms.pbc.tolist()}"
+            )
+        if "novelty" in properties and not self.predictor.has_novelty:
+            raise PropertyNotImplementedError(
+                "novelty compares environments with inducing ones, which a linear kernel does not"
+                " do: fit with zeta of 2 or more"
             )
         pairs = self._pair_list.update(atoms.positions, atoms.cell.array, atoms.pbc)
         _check_distances(pairs)
@@ -146,6 +155,8 @@ class Calculator(AseCalculator):
             "energies": evaluation.energies_n,
             "forces": evaluation.forces_nc,
         }
+        if self.predictor.has_novelty:
+            results["novelty"] = evaluation.novelty_n
         if atoms.pbc.all():
             stresses_nv = voigt_from_tensor(evaluation.strain_ncd) / atoms.get_volume()
             results["stresses"] = stresses_nv

@@ -1,4 +1,4 @@
-"""The command line: ``kernelpot demo | fit | compare | evaluate | dimers | md | info``.
+"""The command line: ``kernelpot demo | fit | compare | evaluate | dimers | md | info | lammps``.
 
 It parses; what the commands do is in `commands` and `commands_report`.
 """
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from kernelpot.interfaces import commands, commands_report
-from kernelpot.interfaces.console import one_line_errors
+from kernelpot.interfaces.console import one_line_errors, say
 
 __all__ = ["app", "main"]
 
@@ -23,6 +23,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+lammps_app = typer.Typer(help="LAMMPS with the pair style kernelpot.", no_args_is_help=True)
+app.add_typer(lammps_app, name="lammps")
 
 
 class Ensemble(str, Enum):
@@ -232,6 +235,31 @@ def info(model_file: ModelFile, debug: Debug = False) -> None:
     """Say what a model file holds."""
     with one_line_errors(debug, "nothing was read"):
         commands_report.info(model_file)
+
+
+@lammps_app.command("run", context_settings={"ignore_unknown_options": True})
+def lammps_run(
+    input_file: Annotated[Path, typer.Argument(help="Input of LAMMPS.", show_default=False)],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(help="Arguments of LAMMPS: -var T 300 -log none.", show_default=False),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Run an input file; with several processes: mpiexec -n 4 kernelpot lammps run in.file."""
+    from kernelpot.interfaces import lammps
+
+    with one_line_errors(debug, "LAMMPS has not finished"):
+        lammps.run(input_file, arguments or ())
+
+
+@lammps_app.command("build")
+def lammps_build(debug: Debug = False) -> None:
+    """Compile the pair style for the LAMMPS of this environment, and say where it is."""
+    from kernelpot.interfaces import lammps
+
+    with one_line_errors(debug, "the pair style was not compiled"):
+        say(f"The pair style is {lammps.build_plugin()}")
 
 
 def main() -> None:

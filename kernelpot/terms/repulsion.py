@@ -164,7 +164,7 @@ class CoreRepulsion:
         Returns
         -------
         Contribution
-            ``energies_n`` (n_atoms,), eV, and ``gradient_pc`` (n_pairs, 3), eV/angstrom, in the
+            ``energies_n`` (n_centres,), eV, and ``gradient_pc`` (n_pairs, 3), eV/angstrom, in the
             convention of the descriptors' adjoint: the force on the centre is plus, that on the
             neighbour minus, the gradient.
 
@@ -185,13 +185,13 @@ class CoreRepulsion:
         # Few pairs, most often none, are this near: the others cost one comparison.
         near_p = np.flatnonzero(pairs.r_p < self.reach)
         if len(near_p) == 0:
-            return Contribution(np.zeros(len(numbers_n)), gradient_pc)
+            return Contribution(np.zeros(pairs.n_centres), gradient_pc)
         i_p, j_p, r_p = pairs.i_p[near_p], pairs.j_p[near_p], pairs.r_p[near_p]
         z_p = np.searchsorted(table.numbers, numbers_n[i_p])
         other_p = np.searchsorted(table.numbers, numbers_n[j_p])
         V_p, slope_p = zbl(numbers_n[i_p], numbers_n[j_p], r_p)
         w_p, w_slope_p = _switch(r_p, table.inner_zz[z_p, other_p], table.outer_zz[z_p, other_p])
-        energies_n = np.bincount(i_p, 0.5 * V_p * w_p, minlength=len(numbers_n))
+        energies_n = np.bincount(i_p, 0.5 * V_p * w_p, minlength=pairs.n_centres)
         along_p = 0.5 * (slope_p * w_p + V_p * w_slope_p) / r_p
         gradient_pc[near_p] = along_p[:, None] * pairs.D_pc[near_p]
         return Contribution(energies_n, gradient_pc)

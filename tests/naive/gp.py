@@ -68,3 +68,8 @@ def dtc(K_mm, K_rm, y_r, sigma_r, delta, K_sm, K_ss):
     # DTC keeps the prior variance at the test points: k_ss - q_ss is added to the posterior's.
     variance = delta**2 * K_ss - np.diag(Q_sr @ np.linalg.solve(C_rr, Q_sr.T))
     return Q_sr @ alpha_r, variance, log_evidence
+
+
+def nearest_environment(x, inducing):
+    """Largest product of a vector with the environments alone; 0 where all are less."""
+    return max([0.0, *(x @ y for y, tau in variables(inducing) if tau is None)])
