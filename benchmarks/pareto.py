@@ -5,7 +5,7 @@
 Descriptors are those of accuracy.py, and smaller ones; tangents are 20 for each environment. For
 molecules there are also models in the full gradient basis, which cost the more the more structures
 they are fitted to, so these are fitted to the first 50, 100 and 200. The cost is that of energy,
-forces and stress with neighbours known, undisturbed, on one thread if OPENBLAS_NUM_THREADS
+forces and stress with neighbours known, on one thread, of the processor, if OPENBLAS_NUM_THREADS
 and NUMBA_NUM_THREADS are 1. A model is on the Pareto front if none is both cheaper and better; the
 front is found by the errors on left-out folds, test errors stand beside.
 """
@@ -109,7 +109,7 @@ def draw(rows, name, path):
     case = accuracy.SETS[name]
     column = 0 if case["measure"] == "mae" else 1
     units = {"energy": "meV" if case.get("total") else "meV/atom", "forces": "meV/A"}
-    figure, panels = plt.subplots(1, 2, figsize=(9.0, 3.8), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(10.5, 3.8), layout="constrained")
     kinds = dict.fromkeys(row["model"] for row in rows)
     for axes, (kind, unit) in zip(panels, units.items(), strict=True):
         for words in kinds:
@@ -129,7 +129,7 @@ def draw(rows, name, path):
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_formatter(NullFormatter())
     panels[0].set_title(name, loc="left")
-    panels[1].legend(frameon=False)
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right", frameon=False)
     figure.savefig(path, dpi=150)
 
 

@@ -327,16 +327,16 @@ def time_predictions(predictor: Predictor, timed: Sequence[tuple[Int, Pairs]]) -
     Returns
     -------
     float
-        Microseconds per atom: the best of three times, or of as many as half a second has, which
-        other work on the machine is less likely to have disturbed.
+        Microseconds per atom, the best of three times: of the processor where there is one thread,
+        which other work on the machine does not lengthen, else of the clock.
     """
-    best, begun, n_done = math.inf, time.perf_counter(), 0
-    while n_done < 3 or time.perf_counter() - begun < 0.5:
-        started = time.perf_counter()
+    clock = time.process_time if n_threads() == 1 else time.perf_counter
+    best = math.inf
+    for _ in range(3):
+        started = clock()
         for numbers_n, pairs in timed:
             predictor.evaluate(numbers_n, pairs)
-        best = min(best, time.perf_counter() - started)
-        n_done += 1
+        best = min(best, clock() - started)
     return 1e6 * best / sum(len(numbers_n) for numbers_n, _ in timed)
 
 

@@ -170,6 +170,11 @@ def test_the_similarity_of_alloys_is_learned(alloys):
     # No trial is better by more than scatter.
     chosen = [t.score for t in found.trials if repr(t.settings["descriptor"]) == repr(descriptor)]
     assert chosen[0] < min(scores.values()) + SCATTER
+    sums = [trial for trial in left_out if trial.change.endswith("in common; systems left out")]
+    assert sums
+    assert all(len(trial.settings["delta"]) == 2 for trial in sums)
+    assert all("delta" not in trial.settings for trial in left_out if trial not in sums)
+    assert ("delta" in found.winner.settings) == isinstance(descriptor, list)
     if soap is descriptor:
         assert (soap.centre_similarity is not None) == (together < apart - 0.01)
     only_copper = alloys[:7]
