@@ -12,11 +12,13 @@ another place).
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numba
 from numba import prange
 
-__all__ = ["njit", "njit_parallel", "prange"]
+__all__ = ["njit", "njit_parallel", "one_loop_thread", "prange"]
 
 _FLAGS = {
     "cache": True,
@@ -29,3 +31,20 @@ njit = functools.partial(numba.njit, **_FLAGS)
 
 njit_parallel = functools.partial(numba.njit, parallel=True, **_FLAGS)
 """Compile with ``prange`` loops over threads."""
+
+
+@contextmanager
+def one_loop_thread() -> Iterator[None]:
+    """Run the compiled loops that the calling thread starts in one thread.
+
+    Yields
+    ------
+    None
+        Nothing; the number is what it was at the end.
+    """
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)

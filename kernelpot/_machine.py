@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["one_blas_thread", "physical_memory"]
+from kernelpot._jit import one_loop_thread
+
+__all__ = ["one_blas_thread", "one_thread", "physical_memory"]
 
 
 @functools.cache
@@ -30,6 +34,37 @@ def one_blas_thread() -> AbstractContextManager:
         Restores the number of threads at its end.
     """
     return _controller().limit(limits=1, user_api="blas")
+
+
+class _Crowd:
+    """Threads of this process that want one thread of BLAS each, whose number holds for all."""
+
+    lock = threading.Lock()
+    size = 0
+    limit: AbstractContextManager | None = None
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep BLAS and compiled loops to the calling thread, also where several threads ask for that.
+
+    Yields
+    ------
+    None
+        Nothing; when the last one leaves, the numbers of threads are what they were.
+    """
+    with _Crowd.lock:
+        _Crowd.size += 1
+        if _Crowd.size == 1:
+            _Crowd.limit = one_blas_thread()
+    try:
+        with one_loop_thread():
+            yield
+    finally:
+        with _Crowd.lock:
+            _Crowd.size -= 1
+            if _Crowd.size == 0:
+                _Crowd.limit.restore_original_limits()
 
 
 def physical_memory() -> float:

@@ -12,6 +12,7 @@ all of it is one vector.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -25,6 +26,7 @@ from kernelpot._jit import njit
 from kernelpot._machine import one_blas_thread
 from kernelpot.conventions import Float, Int, Pairs, System, as_int, voigt_from_tensor
 from kernelpot.data import Structure
+from kernelpot.fitted import Fitted, predictive
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel_scalar
 from kernelpot.gp.solvers import Posterior
@@ -238,6 +240,29 @@ class Predictor:
             self._posterior = self._solve()
         variance = self._posterior.variance(np.array([prior]), rows.energy_m[None, :])
         return float(np.sqrt(variance[0]))
+
+
+def predictor_of(fitted: Fitted) -> Predictor:
+    """The potential that a fit gives.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        A fit.
+
+    Returns
+    -------
+    Predictor
+        Its posterior is solved on demand.
+    """
+    return Predictor(
+        fitted.components,
+        fitted.delta_g,
+        fitted.weights_m,
+        functools.partial(predictive, fitted),
+        fitted.baseline,
+        fitted.repulsion,
+    )
 
 
 def evaluate_structure(
