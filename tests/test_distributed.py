@@ -8,14 +8,17 @@ import pickle
 import signal
 import sys
 
+import numba
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from threadpoolctl import threadpool_info, threadpool_limits
 from typer.testing import CliRunner
 
 from kernelpot import KernelPotential, load, read_images
+from kernelpot._machine import one_thread
 from kernelpot.data import DataError, structures_from_atoms
 from kernelpot.distributed import block_sizes, paths_of
 from kernelpot.interfaces import cli
@@ -237,9 +240,6 @@ def test_one_thread_for_each_task(client):
 
 def threads_in_use():
     """Of BLAS (the most of any library) and of compiled loops."""
-    import numba
-    from threadpoolctl import threadpool_info
-
     blas = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
     return max(blas), numba.get_num_threads()
 
@@ -296,6 +296,16 @@ def test_without_dask_the_extra_is_named(train_file, monkeypatch, tmp_path):
     assert done.exit_code == 2
     assert "pip install 'kernelpot[dask]'" in done.stderr
     assert not (tmp_path / "m.kpot").exists()
+
+
+def test_one_thread_until_the_last_has_left():
+    with threadpool_limits(2, "blas"):
+        before = threads_in_use()
+        with one_thread():
+            with one_thread():
+                assert threads_in_use() == (1, 1)
+            assert threads_in_use()[0] == 1
+        assert threads_in_use() == before
 
 
 def test_an_automatic_fit_is_none_for_a_cluster(train_file):
