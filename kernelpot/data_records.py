@@ -94,7 +94,7 @@ class Structure:
 
 
 class Outline(NamedTuple):
-    """What a fit must know of all structures at once, some 300 bytes each.
+    """What a fit must know of all structures at once, some 400 bytes each.
 
     Geometry and forces stay where the structure is. A single atom, which may be an isolated one,
     keeps its few numbers; of all others they are None.
