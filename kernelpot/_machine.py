@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -20,6 +20,7 @@ from threadpoolctl import ThreadpoolController
 __all__ = [
     "n_threads",
     "one_blas_thread",
+    "one_thread",
     "physical_memory",
     "share_threads",
     "side_by_side",
@@ -120,6 +121,39 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item]) -> l
         if size == 1 or len(items) < 2:
             return [function(item) for item in items]
         return list(_pool(size).map(function, items))
+
+
+class _Crowd:
+    """Threads of this process that want one thread of BLAS each, whose number holds for all."""
+
+    lock = threading.Lock()
+    size = 0
+    limit: AbstractContextManager | None = None
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep BLAS and divided work to the calling thread, also where several threads ask for that.
+
+    Yields
+    ------
+    None
+        Nothing; when the last one leaves, the numbers of threads are what they were.
+    """
+    with _Crowd.lock:
+        _Crowd.size += 1
+        if _Crowd.size == 1:
+            _Crowd.limit = one_blas_thread()
+    before = getattr(_here, "in_pool", False)
+    _here.in_pool = True
+    try:
+        yield
+    finally:
+        _here.in_pool = before
+        with _Crowd.lock:
+            _Crowd.size -= 1
+            if _Crowd.size == 0:
+                _Crowd.limit.restore_original_limits()
 
 
 def physical_memory() -> float:

@@ -1,18 +1,12 @@
-"""Structures and their labels: from files and ASE to the records that the library trusts."""
+"""Structures and their labels: from ASE to the records that the library trusts."""
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import hashlib
-import io
 import math
 from collections.abc import Iterable, Sequence
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Literal
 
-import ase.io
 import numpy as np
 from ase import Atoms
 
@@ -24,15 +18,19 @@ from kernelpot.data_checks import (
     check_geometry,
     check_numbers,
 )
+from kernelpot.data_files import read_images
 from kernelpot.data_labels import (
     LabelReader,
+    Seen,
     check_keys,
     check_noise,
     log_odd_labels,
     no_labels_message,
     read_weights,
     resolve_sigma,
+    seen_in,
 )
+from kernelpot.data_outlines import data_hash
 from kernelpot.data_records import ORIGIN_KEY, LabelKeys, Noise, Structure
 
 __all__ = [
@@ -42,113 +40,14 @@ __all__ = [
     "LabelKeys",
     "Noise",
     "Structure",
+    "block_of_structures",
     "check_energy_scale",
     "data_hash",
     "read_images",
+    "require_labels",
     "split",
     "structures_from_atoms",
 ]
-
-
-def read_images(path: str | PathLike[str], index: int | slice | str = ":") -> list[Atoms]:
-    """Structures of a file that ASE reads, each remembering where it came from.
-
-    Parameters
-    ----------
-    path : str | PathLike[str]
-        Extended XYZ or anything else that ASE reads, also compressed (.xz, .gz, .bz2). As in
-        ASE, "train.xyz@:100" also says which frames.
-    index : int | slice | str
-        Which frames: ":" all, "::10" every tenth, -1 the last.
-
-    Returns
-    -------
-    list[Atoms]
-        With "train.xyz, frame 12" in ``info[ORIGIN_KEY]``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    DataError
-        If the file is empty or ASE cannot read it, or no frame has this index.
-    """
-    path = Path(fspath(path))
-    if not path.exists() and "@" in path.name:
-        name, index = path.name.rsplit("@", 1)
-        path = path.with_name(name)
-    _check_file(path)
-    frames = _as_slice(index)
-    bounds = [b for b in (frames.start, frames.stop, frames.step) if b is not None]
-    from_the_end = any(b < 0 for b in bounds)
-    try:
-        # Frames counted from the end get their numbers only when all are read.
-        wanted = slice(None) if from_the_end else frames
-        images = _read_frames(path, wanted)
-    except Exception as error:
-        # Every reader of ASE fails in its own way, so whatever it raises is reported.
-        raise DataError(
-            f"ASE could not read {path}: {type(error).__name__}: {error}. Look at the file with "
-            "`ase gui`; it may be cut off, or of another format than its name says (extended "
-            "XYZ files end in .xyz or .extxyz)."
-        ) from error
-    numbers = range(len(images)) if from_the_end else range(frames.start or 0, 2**62)
-    numbers = numbers[frames] if from_the_end else numbers[:: frames.step or 1]
-    images = images[frames] if from_the_end else images
-    if not images:
-        raise DataError(f"{path} has no frame at index {index!r}; ':' reads all of them.")
-    for frame, atoms in zip(numbers, images, strict=False):
-        atoms.info[ORIGIN_KEY] = f"{path.name}, frame {frame}"
-    return images
-
-
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; name a file of structures in it.")
-    if not path.exists():
-        folder = path.parent
-        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-        near = difflib.get_close_matches(path.name, names, n=1)
-        hint = f" Did you mean {near[0]}?" if near else f" Looked in {folder.resolve()}."
-        raise FileNotFoundError(f"There is no file {path}.{hint}")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty; was the calculation or the copy cut off?")
-    if path.suffix not in (".xyz", ".extxyz"):
-        return
-    with open(path, "rb") as file:
-        first = file.readline(32).strip()
-    # ASE would read on past the end of the file, one empty line per atom.
-    if first.isdigit() and int(first) > path.stat().st_size:
-        raise DataError(
-            f"{path} announces {int(first)} atoms but has only {path.stat().st_size} bytes; it is "
-            "cut off or no XYZ file."
-        )
-
-
-def _read_frames(path: Path, wanted: slice) -> list[Atoms]:
-    if path.suffix not in (".xz", ".gz", ".bz2"):
-        return ase.io.read(str(path), index=wanted, do_not_split_by_at_sign=True)
-    # ASE seeks in the file for every frame, and a compressed file unpacks from its start for
-    # each: 5000 frames of 10 atoms take minutes. So the whole is unpacked first.
-    name = ase.io.formats.filetype(str(path))
-    kind = ase.io.formats.get_ioformat(name)
-    if not kind.acceptsfd:
-        return ase.io.read(str(path), index=wanted, format=name, do_not_split_by_at_sign=True)
-    with ase.io.formats.open_with_compression(str(path), "rb" if kind.isbinary else "r") as file:
-        content = file.read()
-    unpacked = io.BytesIO(content) if kind.isbinary else io.StringIO(content)
-    return ase.io.read(unpacked, index=wanted, format=name)
-
-
-def _as_slice(index: int | slice | str) -> slice:
-    if isinstance(index, str):
-        with contextlib.suppress(ValueError):
-            index = ase.io.formats.string2index(index)
-    if isinstance(index, (int, np.integer)):
-        return slice(int(index), int(index) + 1 or None)
-    if isinstance(index, slice):
-        return index
-    raise DataError(f"index {index!r} is neither a number nor a slice such as ':' or '::10'.")
 
 
 _NO_KEYS = LabelKeys()
@@ -197,20 +96,78 @@ def structures_from_atoms(
     if labels not in ("required", "optional", "ignore"):
         raise ValueError(f"labels={labels!r}: choose 'required', 'optional' or 'ignore'.")
     images = _as_images(images)
+    _check_noise_and_keys(keys, noise)
+    if labels == "required":
+        seen = seen_in(images, keys)
+        check_keys(seen, keys)
+    structures = [_structure(s, atoms, keys, noise, labels) for s, atoms in enumerate(images)]
+    if labels == "required":
+        require_labels(seen, keys, any(s.has_labels for s in structures))
+    if labels != "ignore":
+        log_odd_labels(images, structures, keys)
+    return structures
+
+
+def block_of_structures(
+    images: Sequence[Atoms], keys: LabelKeys, noise: Noise
+) -> tuple[list[Structure], Seen]:
+    """Checked records of some of the structures of a fit, wherever the others are.
+
+    Parameters
+    ----------
+    images : Sequence[Atoms]
+        Some structures; of these alone none needs to have labels.
+    keys : LabelKeys
+        Where labels stand that are no calculator results.
+    noise : Noise
+        Standard deviations of the labels.
+
+    Returns
+    -------
+    tuple[list[Structure], Seen]
+        Records, and what `require_labels` must know of them.
+
+    Raises
+    ------
+    DataError
+        If a structure or a label cannot be used.
+    """
+    images = _as_images(images)
+    _check_noise_and_keys(keys, noise)
+    structures = [_structure(s, atoms, keys, noise, "required") for s, atoms in enumerate(images)]
+    log_odd_labels(images, structures, keys)
+    return structures, seen_in(images, keys)
+
+
+def require_labels(seen: Seen, keys: LabelKeys, any_labels: bool) -> None:
+    """Refuse data without labels, or without one of the keys that are named.
+
+    Parameters
+    ----------
+    seen : Seen
+        In all structures.
+    keys : LabelKeys
+        Where labels stand that are no calculator results.
+    any_labels : bool
+        Whether any structure has one.
+
+    Raises
+    ------
+    DataError
+        With the keys that look like labels.
+    """
+    check_keys(seen, keys)
+    if not any_labels:
+        raise DataError(no_labels_message(seen))
+
+
+def _check_noise_and_keys(keys: LabelKeys, noise: Noise) -> None:
     if keys.stress is not None and keys.virial is not None:
         raise DataError(
             f"Both a stress key ({keys.stress!r}) and a virial key ({keys.virial!r}) are named, "
             "and they say the same thing: name one of them."
         )
     check_noise(noise)
-    if labels == "required":
-        check_keys(images, keys)
-    structures = [_structure(s, atoms, keys, noise, labels) for s, atoms in enumerate(images)]
-    if labels == "required" and not any(s.has_labels for s in structures):
-        raise DataError(no_labels_message(images))
-    if labels != "ignore":
-        log_odd_labels(images, structures, keys)
-    return structures
 
 
 def _as_images(images: Iterable[Atoms]) -> list[Atoms]:
@@ -316,25 +273,3 @@ def split(
     test = np.concatenate([members[:n] for members, n in zip(shuffled, n_g, strict=True)])
     train = np.setdiff1d(np.arange(n_structures), test)
     return train.astype(np.intp), np.sort(test).astype(np.intp)
-
-
-def data_hash(structures: Sequence[Structure]) -> str:
-    """SHA-256 of what is fitted: elements, positions, cells and labels, in this order.
-
-    Parameters
-    ----------
-    structures : Sequence[Structure]
-        Names, groups, sources and noise do not count.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits, the same on every platform.
-    """
-    digest = hashlib.sha256()
-    for s in structures:
-        digest.update(np.array([s.n_atoms, *s.numbers_n, *s.pbc_c], dtype="<i8").tobytes())
-        for values in (s.positions_nc, s.cell_cc, [s.energy], s.forces_nc, s.stress_v):
-            values = np.asarray(values, dtype="<f8") + 0.0  # no negative zero
-            digest.update(np.where(np.isnan(values), np.nan, values).astype("<f8").tobytes())
-    return digest.hexdigest()

@@ -11,7 +11,7 @@ from ase.data import chemical_symbols
 from ase.units import Hartree, Rydberg, kcal, kJ, mol
 
 from kernelpot.conventions import MIN_DISTANCE, Float, Int
-from kernelpot.data_records import Structure
+from kernelpot.data_records import Outlined
 from kernelpot.neighbours import find_pairs
 
 __all__ = ["DataError", "DataWarning", "check_energy_scale", "check_geometry", "check_numbers"]
@@ -141,7 +141,7 @@ def _check_cell(cell_cc: Float, pbc_c: np.ndarray, name: str) -> None:
             )
 
 
-def check_energy_scale(structures: Sequence[Structure]) -> None:
+def check_energy_scale(structures: Sequence[Outlined]) -> None:
     """Warn where some energies are in another unit, or per atom, and the others are not.
 
     A robust (least absolute residuals) composition fit says what energy per atom to expect.
@@ -152,7 +152,7 @@ def check_energy_scale(structures: Sequence[Structure]) -> None:
 
     Parameters
     ----------
-    structures : Sequence[Structure]
+    structures : Sequence[Outlined]
         With energies; those without are passed over.
     """
     labelled = [s for s in structures if np.isfinite(s.energy)]
@@ -224,7 +224,7 @@ def _factors(sizes_s: Float) -> list[tuple[str, Float]]:
     return factors
 
 
-def _robust_composition_fit(structures: Sequence[Structure], energy_s: Float) -> Float:
+def _robust_composition_fit(structures: Sequence[Outlined], energy_s: Float) -> Float:
     """Energy per atom by composition, least absolute residuals (reweighted least squares)."""
     species = np.unique(np.concatenate([s.numbers_n for s in structures]))
     fraction_sz = np.array([[np.mean(s.numbers_n == z) for z in species] for s in structures])

@@ -6,7 +6,7 @@ import difflib
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -17,12 +17,14 @@ from kernelpot.data_records import ORIGIN_KEY, LabelKeys, Noise, Structure
 
 __all__ = [
     "LabelReader",
+    "Seen",
     "check_keys",
     "check_noise",
     "log_odd_labels",
     "no_labels_message",
     "read_weights",
     "resolve_sigma",
+    "seen_in",
 ]
 
 log = logging.getLogger("kernelpot")
@@ -198,34 +200,58 @@ def _at_key(atoms: Atoms, key: str) -> Any:
     return None if _is_stale(atoms) else _results(atoms).get(key)
 
 
-def _keys_of(images: Sequence[Atoms]) -> list[str]:
-    seen = {key for atoms in images for key in (*atoms.info, *atoms.arrays)}
-    return sorted(map(str, seen - {"numbers", "positions", ORIGIN_KEY}))
+class Seen(NamedTuple):
+    """What some structures have in info and arrays, for errors that speak of all of them."""
+
+    names: frozenset[str]
+    found: frozenset[str]  # those of the named keys that are there
+    weightless: bool  # whether labels are left out by a weight of 0
+
+    def __or__(self, other: Seen) -> Seen:
+        """In these structures and others together."""
+        return Seen(*(mine | its for mine, its in zip(self, other, strict=True)))
 
 
-def check_keys(images: Sequence[Atoms], keys: LabelKeys) -> None:
+def seen_in(images: Sequence[Atoms], keys: LabelKeys) -> Seen:
+    """What structures have in info and arrays, and which of the named keys are among it."""
+    names = {key for atoms in images for key in (*atoms.info, *atoms.arrays)}
+    names -= {"numbers", "positions", ORIGIN_KEY}
+    named = {key for key in keys if key is not None}
+    found = {key for key in named if any(_at_key(atoms, key) is not None for atoms in images)}
+    weightless = any(_is_weightless(atoms) for atoms in images)
+    return Seen(frozenset(map(str, names)), frozenset(found), weightless)
+
+
+def _is_weightless(atoms: Atoms) -> bool:
+    try:
+        return max(read_weights(atoms, "")) == 0.0
+    except DataError:
+        return False  # the record of the structure says so, by name
+
+
+def check_keys(seen: Seen, keys: LabelKeys) -> None:
     """Refuse a named key that no structure has."""
     for kind, key in keys._asdict().items():
-        if key is None or any(_at_key(atoms, key) is not None for atoms in images):
+        if key is None or key in seen.found:
             continue
-        seen = _keys_of(images)
-        lower = {name.lower(): name for name in seen}
+        names = sorted(seen.names)
+        lower = {name.lower(): name for name in names}
         near = difflib.get_close_matches(str(key).lower(), lower, n=1, cutoff=0.3)
         hint = f" The nearest name is {lower[near[0]]!r}." if near else ""
         raise DataError(
             f"No structure has the {kind} key {key!r} in its info or arrays; they have: "
-            f"{', '.join(seen) or 'none'}.{hint}"
+            f"{', '.join(names) or 'none'}.{hint}"
         )
 
 
-def no_labels_message(images: Sequence[Atoms]) -> str:
+def no_labels_message(seen: Seen) -> str:
     """What to say, and which keys to suggest, where no structure has labels."""
     words = ("energy", "force", "stress", "virial")
-    seen = _keys_of(images)
+    names = sorted(seen.names)
     similar = [
-        key for key in seen if any(word in key.lower() for word in words) and key not in _WEIGHTS
+        key for key in names if any(word in key.lower() for word in words) and key not in _WEIGHTS
     ]
-    if any(max(read_weights(atoms, "")) == 0.0 for atoms in images):
+    if seen.weightless:
         return (
             "No structure has labels to fit: those of some are left out by weights of 0 in "
             "info['config_weight'], and the others have none. Give weights above 0."
@@ -233,7 +259,7 @@ def no_labels_message(images: Sequence[Atoms]) -> str:
     message = "No structure has an energy, forces or a stress in its calculator's results. "
     if not similar:
         return message + (
-            f"Nothing in info or arrays looks like one either ({', '.join(seen) or 'empty'}). "
+            f"Nothing in info or arrays looks like one either ({', '.join(names) or 'empty'}). "
             "Read them with read_images from a file that has labels."
         )
     parts = []

@@ -11,7 +11,7 @@ from ase.symbols import Symbols
 
 from kernelpot.conventions import Float, Int
 
-__all__ = ["ORIGIN_KEY", "LabelKeys", "Noise", "Structure"]
+__all__ = ["ORIGIN_KEY", "LabelKeys", "Noise", "Outline", "Outlined", "Structure"]
 
 ORIGIN_KEY = "kernelpot_origin"
 """Key of ``atoms.info`` under which `read_images` keeps "train.xyz, frame 12"."""
@@ -91,3 +91,31 @@ class Structure:
     def formula(self) -> str:
         """Chemical formula, as in "Si64"."""
         return Symbols(self.numbers_n).get_chemical_formula()
+
+
+class Outline(NamedTuple):
+    """What a fit must know of all structures at once, some 400 bytes each.
+
+    Geometry and forces stay where the structure is. A single atom, which may be an isolated one,
+    keeps its few numbers; of all others they are None.
+    """
+
+    numbers_n: Int
+    positions_nc: Float | None  # angstrom
+    cell_cc: Float | None  # angstrom
+    pbc_c: np.ndarray | None
+    energy: float  # eV
+    sigma_energy: float  # eV/atom
+    group: str
+    source: str
+    name: str
+    key: str  # SHA-256 of the structure and its labels
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.numbers_n)
+
+
+Outlined = Structure | Outline
+"""What has at least an outline."""

@@ -15,10 +15,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import LABEL_KINDS, Float
-from kernelpot.data import Structure, data_hash
+from kernelpot.conventions import LABEL_KINDS, Float, Int
+from kernelpot.data import Structure
+from kernelpot.data_outlines import structure_hash
+from kernelpot.data_records import Outline
 
-__all__ = ["Doubt", "LabelErrors", "doubted", "log_doubts", "reweighted"]
+__all__ = [
+    "Doubt",
+    "LabelErrors",
+    "Residuals",
+    "doubted",
+    "join_residuals",
+    "log_doubts",
+    "residuals_of",
+    "reweighted",
+    "reweighted_outlines",
+]
 
 log = logging.getLogger("kernelpot")
 
@@ -59,17 +71,72 @@ class LabelErrors(NamedTuple):
     stress_std: Float
 
 
-class _Residuals(NamedTuple):
+class Residuals(NamedTuple):
     """One number for each structure: how far its labels of a kind are off; NaN without labels."""
 
+    kind: str
     value_s: Float
     expected_s: Float  # its standard deviation
-    atom_s: list[int | None]
+    atom_s: Int  # where a single one is meant, else -1
+
+
+def residuals_of(structures: Sequence[Structure], errors: LabelErrors) -> list[Residuals]:
+    """How far the labels of structures are off: of energies, forces, forces on an atom, stress.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        With their labels.
+    errors : LabelErrors
+        Of predictions for them.
+
+    Returns
+    -------
+    list[Residuals]
+        Always of these four, in this order.
+    """
+    n_atoms_s = np.array([s.n_atoms for s in structures], dtype=float)
+    nobody_s = np.full(len(structures), -1, dtype=np.intp)
+    value_s, expected_s = -errors.energy / n_atoms_s, errors.energy_std / n_atoms_s
+    energies = Residuals("energy", value_s, expected_s, nobody_s)
+    whole, worst = np.full((2, len(structures), 2), np.nan)
+    atom_s = nobody_s.copy()
+    for s, (error_nc, std_nc) in enumerate(zip(errors.forces, errors.forces_std, strict=True)):
+        whole[s] = _rms(error_nc.reshape(1, -1), std_nc.reshape(1, -1))[:, 0]
+        of_atoms = _rms(error_nc, std_nc)
+        atom_s[s] = np.argmax(np.nan_to_num(of_atoms[0] / of_atoms[1], nan=-1.0))
+        worst[s] = of_atoms[:, atom_s[s]]
+    forces = Residuals("forces", *whole.T, nobody_s), Residuals("forces", *worst.T, atom_s)
+    return [
+        energies,
+        *forces,
+        Residuals("stress", *_rms(errors.stress, errors.stress_std), nobody_s),
+    ]
+
+
+def join_residuals(parts: Sequence[Sequence[Residuals]]) -> list[Residuals]:
+    """Residuals of several lists of structures, one after the other.
+
+    Parameters
+    ----------
+    parts : Sequence[Sequence[Residuals]]
+        By `residuals_of`.
+
+    Returns
+    -------
+    list[Residuals]
+        Of all structures.
+    """
+    joined = []
+    for column in zip(*parts, strict=True):
+        arrays = zip(*(one[1:] for one in column), strict=True)
+        joined.append(Residuals(column[0].kind, *map(np.concatenate, arrays)))
+    return joined
 
 
 def doubted(
-    structures: Sequence[Structure],
-    errors: LabelErrors,
+    structures: Sequence[Outline],
+    residuals: Sequence[Residuals],
     threshold: float,
     learned: Collection[str],
     *,
@@ -79,10 +146,10 @@ def doubted(
 
     Parameters
     ----------
-    structures : Sequence[Structure]
-        With their labels.
-    errors : LabelErrors
-        Of predictions for them.
+    structures : Sequence[Outline]
+        What is known of them.
+    residuals : Sequence[Residuals]
+        How far their labels are from what is predicted.
     threshold : float
         In sigmas.
     learned : Collection[str]
@@ -98,18 +165,15 @@ def doubted(
     """
     found = []
     for kind in LABEL_KINDS:
-        candidates = [
-            (residuals, _sigmas(kind, residuals, structures, kind in learned))
-            for residuals in _residuals(kind, structures, errors)
-        ]
-        for s, structure in enumerate(structures):
-            residuals, sigmas_s = max(candidates, key=lambda one: np.nan_to_num(one[1][s]))
-            sigmas = float(sigmas_s[s])
-            if sigmas > threshold:
-                weight = (_DEGREES + 1.0) / (_DEGREES + sigmas**2) if weigh else 1.0
-                value, atom = float(residuals.value_s[s]), residuals.atom_s[s]
-                key = data_hash([structure])
-                found.append(Doubt(structure.name, kind, value, sigmas, weight, atom, key))
+        candidates = [one for one in residuals if one.kind == kind]
+        sigmas_cs = np.array([_sigmas(one, structures, kind in learned) for one in candidates])
+        worst_s = np.argmax(np.nan_to_num(sigmas_cs), axis=0)
+        for s in np.flatnonzero((sigmas_cs > threshold).any(axis=0)):
+            one, sigmas = candidates[worst_s[s]], float(sigmas_cs[worst_s[s], s])
+            weight = (_DEGREES + 1.0) / (_DEGREES + sigmas**2) if weigh else 1.0
+            atom = None if one.atom_s[s] < 0 else int(one.atom_s[s])
+            name, key = structures[s].name, structures[s].key
+            found.append(Doubt(name, kind, float(one.value_s[s]), sigmas, weight, atom, key))
     return tuple(sorted(found, key=lambda doubt: -doubt.sigmas))
 
 
@@ -135,10 +199,34 @@ def reweighted(structures: Sequence[Structure], doubts: Iterable[Doubt]) -> list
         return list(structures)
     result = []
     for structure in structures:
-        mine = weights.get(data_hash([structure]), {})
+        mine = weights.get(structure_hash(structure), {})
         sigmas = {name: getattr(structure, name) / np.sqrt(w) for name, w in mine.items()}
         result.append(dataclasses.replace(structure, **sigmas))
     return result
+
+
+def reweighted_outlines(outlines: Sequence[Outline], doubts: Iterable[Doubt]) -> list[Outline]:
+    """The same of outlines, which know the noise of energies only.
+
+    Parameters
+    ----------
+    outlines : Sequence[Outline]
+        As they were given.
+    doubts : Iterable[Doubt]
+        Labels of some of them.
+
+    Returns
+    -------
+    list[Outline]
+        In the same order.
+    """
+    weights = {doubt.key: doubt.weight for doubt in doubts if doubt.kind == "energy"}
+    return [
+        one._replace(sigma_energy=one.sigma_energy / np.sqrt(weights[one.key]))
+        if one.key in weights
+        else one
+        for one in outlines
+    ]
 
 
 def log_doubts(doubts: Sequence[Doubt]) -> None:
@@ -158,24 +246,6 @@ def log_doubts(doubts: Sequence[Doubt]) -> None:
         )  # fmt: skip
 
 
-def _residuals(kind: str, structures: Sequence[Structure], errors: LabelErrors) -> list[_Residuals]:
-    n_atoms_s = np.array([s.n_atoms for s in structures], dtype=float)
-    nobody: list[int | None] = [None] * len(structures)
-    if kind == "energy":
-        value_s = -errors.energy / n_atoms_s
-        return [_Residuals(value_s, errors.energy_std / n_atoms_s, nobody)]
-    if kind == "stress":
-        return [_Residuals(*_rms(errors.stress, errors.stress_std), nobody)]
-    whole, worst, atoms = [], [], []
-    for error_nc, std_nc in zip(errors.forces, errors.forces_std, strict=True):
-        whole.append(_rms(error_nc.reshape(1, -1), std_nc.reshape(1, -1))[:, 0])
-        of_atoms = _rms(error_nc, std_nc)
-        n = int(np.argmax(np.nan_to_num(of_atoms[0] / of_atoms[1], nan=-1.0)))
-        worst.append(of_atoms[:, n])
-        atoms.append(n)
-    return [_Residuals(*np.array(whole).T, nobody), _Residuals(*np.array(worst).T, atoms)]
-
-
 def _rms(error_rc: Float, std_rc: Float) -> Float:
     """Root mean squares of what is known of each row, and of what is expected of it: (2, n)."""
     known_rc = np.isfinite(error_rc)
@@ -185,10 +255,9 @@ def _rms(error_rc: Float, std_rc: Float) -> Float:
     return np.where(n_r > 0, np.sqrt(mean), np.nan)
 
 
-def _sigmas(
-    kind: str, residuals: _Residuals, structures: Sequence[Structure], learned: bool
-) -> Float:
+def _sigmas(residuals: Residuals, structures: Sequence[Outline], learned: bool) -> Float:
     """Residuals in units of what is usual for their source and their group; NaN without labels."""
+    kind = residuals.kind
     size_s = np.abs(residuals.value_s)
     sigmas_s = np.full(len(structures), np.nan)
     source_s = np.array([structure.source for structure in structures])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from os import PathLike
 from typing import Any
@@ -19,10 +18,10 @@ from kernelpot.descriptors import DESCRIPTORS
 from kernelpot.descriptors.protocol import Descriptor
 from kernelpot.doubts import Doubt, LabelErrors
 from kernelpot.evidence_bound import evidence_bound
-from kernelpot.fitted import Fitted, predictive
+from kernelpot.fitted import Fitted
 from kernelpot.leave_out import leave_one_out
 from kernelpot.model_state import State, pack
-from kernelpot.prediction import Predictor, energy_std_of, evaluate_structure
+from kernelpot.prediction import Predictor, energy_std_of, evaluate_structure, predictor_of
 from kernelpot.summary import noise_in_use, r_squared
 
 __all__ = ["FittedPotential"]
@@ -176,10 +175,13 @@ class FittedPotential:
     # ---------------------------------------------------------------------- for the estimator
 
     def _structures(self, images: Iterable[Atoms], labels: str) -> list[Structure]:
+        return structures_from_atoms(images, *self._labels(), labels=labels)
+
+    def _labels(self) -> tuple[LabelKeys, Noise]:
         keys = LabelKeys(self.energy_key, self.forces_key, self.stress_key, self.virial_key)
         given = {kind: getattr(self, f"sigma_{kind}") for kind in LABEL_KINDS}
         noise = Noise()._replace(**{k: sigma for k, sigma in given.items() if sigma is not None})
-        return structures_from_atoms(images, keys, noise, labels=labels)
+        return keys, noise
 
     def _adopt(self, fitted: Fitted) -> None:
         self.fitted_ = fitted
@@ -199,14 +201,7 @@ class FittedPotential:
             kind: noise_in_use(kind, getattr(self, f"sigma_{kind}"), fitted.noise)
             for kind in LABEL_KINDS
         }
-        self.predictor_ = Predictor(
-            fitted.components,
-            fitted.delta_g,
-            fitted.weights_m,
-            functools.partial(predictive, fitted),
-            fitted.baseline,
-            fitted.repulsion,
-        )
+        self.predictor_ = predictor_of(fitted)
 
     def _evaluate(self, structure: Structure) -> tuple[float, Float, Float, Float]:
         return evaluate_structure(self.predictor_, structure)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kernelpot.conventions import LABEL_KINDS, Int, LabelSet, as_int
-from kernelpot.data import Structure
+from kernelpot.data_records import Outlined
 from kernelpot.gp.crossvalidation import fold_errors, minimise
 from kernelpot.gp.evidence import DELTA_RANGE, Gram, add_grams, gram, maximise, no_gram
 from kernelpot.gp.triangles import Triangle
@@ -30,14 +30,14 @@ IMPORTANCE = {"energy": 1.0, "forces": 1.0, "stress": 0.3}
 """How much a per cent of error of each kind of label counts in that search."""
 
 
-def folds_of(structures: Sequence[Structure], isolated: set[int], options: Options) -> list[Int]:
+def folds_of(structures: Sequence[Outlined], isolated: set[int], options: Options) -> list[Int]:
     """Structures that are never left out, and then those of each fold, group by group.
 
     One part is all there is where the structures are too few.
 
     Parameters
     ----------
-    structures : Sequence[Structure]
+    structures : Sequence[Outlined]
         The training structures.
     isolated : set[int]
         Indices of isolated atoms: nothing else says what they do, so they stay in every fit.

@@ -55,6 +55,7 @@ class Options(NamedTuple):
     tangent_threshold: float
     selector: str | Selector
     balance_groups: bool
+    selection_sample: int
     noise: Noise  # assumed, of each kind of label
     learned: frozenset[str]  # kinds of labels whose noise the evidence finds
     force_priority: float
@@ -143,6 +144,7 @@ def check_options(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) ->
         float(threshold),
         selector,
         bool(parameters["balance_groups"]),
+        _whole("selection_sample", parameters["selection_sample"], 1),
         noise,
         frozenset(learned),
         float(priority),
@@ -174,6 +176,12 @@ def effective_noise(
         label: factor / math.sqrt(force_priority) if label.kind == "forces" else factor
         for label, factor in noise.items()
     }
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or value != int(value) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")
+    return int(value)
 
 
 def _threshold(robust: bool | float) -> float | None:
@@ -236,8 +244,7 @@ def _component(
     else:
         counts["n_environments"] = (n_environments, 1)
     for name, (value, least) in counts.items():
-        if isinstance(value, bool) or value != int(value) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}")
+        _whole(name, value, least)
     zeta = check_zeta(zeta)
     if zeta < 2 and n_tangents:
         raise ValueError(

@@ -15,12 +15,14 @@ import kernelpot.training as training
 from kernelpot.automatic import fit_automatically
 from kernelpot.conventions import Progress
 from kernelpot.descriptors.protocol import Descriptor
+from kernelpot.distributed import Files, paths_of, read_by_workers, scattered
 from kernelpot.fitted_potential import FittedPotential
 from kernelpot.gp.inducing import Selector
 from kernelpot.model_state import unpack
 from kernelpot.options import Options, check_options
 from kernelpot.robust import fit_robustly
 from kernelpot.summary import summarise
+from kernelpot.training_data import Data, InProcess, say_nothing
 
 __all__ = ["KernelPotential", "load"]
 
@@ -69,6 +71,10 @@ class KernelPotential(FittedPotential, BaseEstimator):
     selector : str | Selector
         How environments are chosen: "fps", "cur", "leverage", "variance" (greedy, of the prior),
         "joint" (the same, with the tangents), "uniform", "random", or a function.
+    selection_sample : int
+        Features and inducing variables are chosen among at most so many structures, with a share
+        for each group in proportion to the square root of its structures; labels are learned from
+        all. Environments come from at most some hundred thousand atoms in any case.
     balance_groups : bool
         Whether each group of structures (``info["group"]``) gets a share of the environments in
         proportion to the square root of its atoms, so that small groups are represented.
@@ -163,6 +169,7 @@ class KernelPotential(FittedPotential, BaseEstimator):
         feature_tolerance: float = 1e-6,
         tangent_threshold: float = 1e-3,
         selector: str | Selector = "fps",
+        selection_sample: int = 10_000,
         balance_groups: bool = False,
         sigma_energy: Sigma | None = None,
         sigma_forces: Sigma | None = None,
@@ -187,6 +194,7 @@ class KernelPotential(FittedPotential, BaseEstimator):
         self.feature_tolerance = feature_tolerance
         self.tangent_threshold = tangent_threshold
         self.selector = selector
+        self.selection_sample = selection_sample
         self.balance_groups = balance_groups
         self.sigma_energy = sigma_energy
         self.sigma_forces = sigma_forces
@@ -261,15 +269,22 @@ class KernelPotential(FittedPotential, BaseEstimator):
 
     # ------------------------------------------------------------------------------ fit
 
-    def fit(self, images: Iterable[Atoms], y: None = None) -> KernelPotential:
+    def fit(
+        self, images: Iterable[Atoms] | Files, y: None = None, *, client: Any = None
+    ) -> KernelPotential:
         """Fit to labelled structures.
 
         Parameters
         ----------
-        images : Iterable[Atoms]
-            Structures with any mix of energies, forces and stresses.
+        images : Iterable[Atoms] | Files
+            Structures with any mix of energies, forces and stresses. With a client also the path
+            of a file, or a list of paths, each as `read_images` takes it ("train.xyz@::10"): the
+            workers read them, and this process never holds all structures.
         y : None
             Not used; labels travel with the structures.
+        client : Any
+            A ``distributed.Client``: the workers of its cluster do the work on the structures,
+            the results are the same (`docs/distributed.md`).
 
         Returns
         -------
@@ -282,15 +297,31 @@ class KernelPotential(FittedPotential, BaseEstimator):
             If a parameter or a structure is not valid; the message names it.
         """
         options = self._options()
-        structures = self._structures(images, labels="required")
-        fitted, doubts = fit_robustly(structures, options, self.progress)
+        data = self._data(images, options, client)
+        fitted, doubts = fit_robustly(data, options, self.progress)
         # Assigned last: an interrupted or failed fit leaves an earlier one as it was.
         descriptors = [one.descriptor for one in options.components]
         several = isinstance(self.descriptor, (list, tuple))
         self._descriptor = descriptors if several else descriptors[0]
         self._adopt(fitted)
-        self.training_summary_ = summarise(structures, self._evaluate, fitted, options, doubts)
+        tell = self.progress or say_nothing
+        self.training_summary_ = summarise(data, fitted, options, doubts, tell)
         return self
+
+    def _data(self, images: Iterable[Atoms] | Files, options: Options, client: Any) -> Data:
+        """The structures, and who works on them."""
+        if client is None:
+            return InProcess(self._structures(images, labels="required"))
+        if options.basis == "full":
+            raise ValueError(
+                "basis='full' is fitted in one process: the covariance of all labels is one "
+                "matrix, not a sum over structures. Fit without a client, or with basis='sparse'."
+            )
+        tell = self.progress or say_nothing
+        files = paths_of(images)
+        if files:
+            return read_by_workers(client, files, *self._labels(), options, tell)
+        return scattered(client, self._structures(images, labels="required"), options)
 
     def partial_fit(self, images: Iterable[Atoms], y: None = None) -> KernelPotential:
         """Add labelled structures, keeping baseline and inducing variables: no refit.
@@ -319,7 +350,8 @@ class KernelPotential(FittedPotential, BaseEstimator):
         earlier = self.training_summary_
         self._adopt(fitted)
         options = self._options()
-        summary = summarise(structures, self._evaluate, fitted, options, None)
+        tell = self.progress or say_nothing
+        summary = summarise(InProcess(structures), fitted, options, None, tell)
         summary["n_structures"] += earlier["n_structures"]
         summary["n_labels"] = {
             kind: n + earlier["n_labels"][kind] for kind, n in summary["n_labels"].items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 import time
@@ -16,6 +17,7 @@ from kernelpot._machine import n_threads, side_by_side
 from kernelpot.collapsed import Collapsed, collapse, single
 from kernelpot.conventions import Float, Int, Pairs, System, as_int, voigt_from_tensor
 from kernelpot.data import Structure
+from kernelpot.fitted import Fitted, predictive
 from kernelpot.gp.solvers import Posterior
 from kernelpot.neighbours import find_pairs, within
 from kernelpot.rows import Component, centre_blocks, collect, prior_variance, structure_rows
@@ -265,6 +267,29 @@ class Predictor:
             self._posterior = self._solve()
         variance = self._posterior.variance(np.array([prior]), rows.energy_m[None, :])
         return float(np.sqrt(variance[0]))
+
+
+def predictor_of(fitted: Fitted) -> Predictor:
+    """The potential that a fit gives.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        A fit.
+
+    Returns
+    -------
+    Predictor
+        Its posterior is solved on demand.
+    """
+    return Predictor(
+        fitted.components,
+        fitted.delta_g,
+        fitted.weights_m,
+        functools.partial(predictive, fitted),
+        fitted.baseline,
+        fitted.repulsion,
+    )
 
 
 def evaluate_structure(

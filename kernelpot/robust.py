@@ -19,10 +19,12 @@ from collections.abc import Sequence
 from kernelpot import training
 from kernelpot.conventions import Progress
 from kernelpot.data import Structure
-from kernelpot.doubts import Doubt, doubted, reweighted
+from kernelpot.doubts import Doubt, Residuals, doubted, join_residuals, residuals_of
 from kernelpot.fitted import Fitted
 from kernelpot.leave_out import leave_one_out
 from kernelpot.options import Options
+from kernelpot.terms.composition import isolated_atoms
+from kernelpot.training_data import Data, say_nothing
 
 __all__ = ["fit_robustly"]
 
@@ -32,13 +34,13 @@ _PASSES = 3
 
 
 def fit_robustly(
-    structures: Sequence[Structure], options: Options, progress: Progress | None = None
+    data: Data, options: Options, progress: Progress | None = None
 ) -> tuple[Fitted, tuple[Doubt, ...] | None]:
     """Fit, and where that is wanted fit again with less weight for labels in doubt.
 
     Parameters
     ----------
-    structures : Sequence[Structure]
+    data : Data
         Checked structures, at least one with labels.
     options : Options
         Settings.
@@ -51,23 +53,37 @@ def fit_robustly(
         The last fit, and the labels that count less in it; None where nothing was doubted because
         it was not asked for.
     """
-    plan = training.prepare(structures, options, progress)
-    fitted = training.learn(plan, structures, options, progress)
+    plan = training.prepare(data, options, progress)
+    fitted = training.learn(plan, data, options, progress)
     if options.robust is None:
         return fitted, None
-    judged = [s for s in range(len(structures)) if s not in plan.isolated]
+    tell = progress or say_nothing
+    judged = [one for s, one in enumerate(data.outlines) if s not in plan.isolated]
     doubts: tuple[Doubt, ...] = ()
     for _ in range(_PASSES):
-        some = [structures[s] for s in judged]
-        errors = leave_one_out(fitted, some, doubts, progress)
-        found = doubted(some, errors, options.robust, options.learned, weigh=True)
+        # The posterior is all that is needed of the statistics, which are as large.
+        needed = fitted._replace(triangles={})
+        residuals = data.each("leave one out", _left_out, needed, doubts, tell=tell)
+        found = doubted(
+            judged, join_residuals(residuals), options.robust, options.learned, weigh=True
+        )
         settled = _labels(found) == _labels(doubts)
         if settled:
             break
         doubts = found
         log.info("%d labels are in doubt; the fit is done again", len(doubts))
-        fitted = training.learn(plan, reweighted(structures, doubts), options, progress)
+        fitted = training.learn(plan, data, options, progress, doubts)
     return fitted, doubts
+
+
+def _left_out(
+    structures: Sequence[Structure], fitted: Fitted, doubts: Sequence[Doubt], tell: Progress
+) -> list[Residuals]:
+    """How far labels are from what all others say; isolated atoms, which say it alone, are not."""
+    cutoff = max(component.descriptor.cutoff for component in fitted.components)
+    isolated = isolated_atoms(structures, cutoff)
+    judged = [one for s, one in enumerate(structures) if s not in isolated]
+    return residuals_of(judged, leave_one_out(fitted, judged, doubts, tell))
 
 
 def _labels(doubts: Sequence[Doubt]) -> set[tuple[str, str]]:

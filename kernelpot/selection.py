@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from kernelpot._machine import side_by_side
 from kernelpot.conventions import Float, Int, Progress, System, as_int
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
+from kernelpot.data_records import Outlined
 from kernelpot.descriptors.protocol import BoundDescriptor, is_linear, n_blocks
 from kernelpot.gp.greedy import choose_jointly
 from kernelpot.gp.inducing import (
@@ -28,7 +29,7 @@ from kernelpot.gp.inducing import (
 )
 from kernelpot.neighbours import find_pairs
 
-__all__ = ["choose_inducing", "system_of"]
+__all__ = ["choose_inducing", "choose_sample", "system_of"]
 
 log = logging.getLogger("kernelpot")
 
@@ -78,6 +79,50 @@ def system_of(descriptor: BoundDescriptor, structure: Structure) -> System:
         structure.positions_nc, structure.cell_cc, structure.pbc_c, descriptor.cutoff
     )
     return System(as_int(np.searchsorted(descriptor.species, structure.numbers_n)), pairs)
+
+
+def choose_sample(
+    structures: Sequence[Outlined],
+    isolated: Collection[int],
+    n_sample: int,
+    random_state: int | None,
+) -> Int:
+    """Structures among which features and inducing variables are chosen.
+
+    Each group gets a share in proportion to the square root of its structures. Isolated atoms,
+    and at least one structure of each species, are always among them.
+
+    Parameters
+    ----------
+    structures : Sequence[Outlined]
+        The training structures.
+    isolated : Collection[int]
+        Indices of isolated atoms.
+    n_sample : int
+        How many; all where there are no more.
+    random_state : int | None
+        Seed.
+
+    Returns
+    -------
+    Int
+        Indices, ascending.
+    """
+    if len(structures) <= n_sample:
+        return as_int(np.arange(len(structures)))
+    rng = np.random.default_rng(random_state)
+    group_s = np.unique([s.group for s in structures], return_inverse=True)[1]
+    shares = _shares(n_sample, np.bincount(group_s))
+    members = (np.flatnonzero(group_s == g) for g in range(len(shares)))
+    chosen = {*isolated}
+    for mine, n in zip(members, shares, strict=True):
+        chosen.update(rng.choice(mine, n, replace=False).tolist())
+    found = {z for s in chosen for z in structures[s].numbers_n.tolist()}
+    for s, structure in enumerate(structures):
+        if not found.issuperset(structure.numbers_n.tolist()):
+            found.update(structure.numbers_n.tolist())
+            chosen.add(s)
+    return as_int(sorted(chosen))
 
 
 def choose_inducing(

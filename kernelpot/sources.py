@@ -24,6 +24,7 @@ from ase.data import chemical_symbols
 from kernelpot.conventions import Float, Int, Settings, as_float, as_int
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
+from kernelpot.data_records import Outlined
 from kernelpot.terms.composition import CompositionBaseline, energies_per_atom, least_squares
 
 __all__ = ["SHIFT_PRIOR", "SourceShifts", "choose_reference", "start_shifts"]
@@ -212,12 +213,12 @@ class SourceShifts(NamedTuple):
         return cls(settings["reference"], sources, species, *values)
 
 
-def choose_reference(structures: Sequence[Structure], wanted: str | None) -> str:
+def choose_reference(structures: Sequence[Outlined], wanted: str | None) -> str:
     """The source on whose scale energies are predicted: the one that is named, or the largest.
 
     Parameters
     ----------
-    structures : Sequence[Structure]
+    structures : Sequence[Outlined]
         The training structures.
     wanted : str | None
         Name of a source; None for the one with most energies.
@@ -247,7 +248,7 @@ def choose_reference(structures: Sequence[Structure], wanted: str | None) -> str
 
 
 def start_shifts(
-    structures: Sequence[Structure],
+    structures: Sequence[Outlined],
     baseline: CompositionBaseline,
     reference: str,
 ) -> SourceShifts:
@@ -255,7 +256,7 @@ def start_shifts(
 
     Parameters
     ----------
-    structures : Sequence[Structure]
+    structures : Sequence[Outlined]
         The training structures.
     baseline : CompositionBaseline
         Of the reference.

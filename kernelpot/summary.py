@@ -4,49 +4,57 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import LABEL_KINDS, Float, LabelSet
-from kernelpot.data import Noise, Structure, data_hash
-from kernelpot.doubts import Doubt, LabelErrors, doubted, log_doubts
-from kernelpot.fitted import Fitted
+from kernelpot.conventions import LABEL_KINDS, Float, LabelSet, Progress
+from kernelpot.data import Noise, Structure
+from kernelpot.data_outlines import joined_hash
+from kernelpot.doubts import (
+    Doubt,
+    LabelErrors,
+    Residuals,
+    doubted,
+    join_residuals,
+    log_doubts,
+    residuals_of,
+)
+from kernelpot.fitted import Fitted, no_posterior
 from kernelpot.options import Options
+from kernelpot.prediction import evaluate_structure, predictor_of
+from kernelpot.training_data import Data
 
 __all__ = ["noise_in_use", "r_squared", "summarise"]
 
-
-Evaluate = Callable[[Structure], tuple[float, Float, Float, Float]]
-"""Gives energy, forces, stress and local energies of a structure."""
 
 _DOUBTED = 6.0
 """Sigmas from the fit beyond which labels are worth a word."""
 
 
 def summarise(
-    structures: Sequence[Structure],
-    evaluate: Evaluate,
+    data: Data,
     fitted: Fitted,
     options: Options,
     doubts: Sequence[Doubt] | None,
+    tell: Progress,
 ) -> dict[str, Any]:
     """The entries of ``training_summary_``.
 
     Parameters
     ----------
-    structures : Sequence[Structure]
+    data : Data
         The training structures.
-    evaluate : Evaluate
-        The fitted model.
     fitted : Fitted
         The fit.
     options : Options
         Settings.
     doubts : Sequence[Doubt] | None
         Labels that count less; None for those that are far from the fit.
+    tell : Progress
+        Told of the stage "training errors".
 
     Returns
     -------
@@ -54,27 +62,28 @@ def summarise(
         JSON-ready; errors are those on the structures given.
     """
     started = time.perf_counter()
-    errors = _errors(structures, evaluate, fitted)
+    # Nothing but the weights is needed of what may be gigabytes.
+    needed = fitted._replace(triangles={}, posterior=no_posterior)
+    errors = data.each("training errors", _errors_of, needed, tell=tell)
     if doubts is None and not fitted.triangles:
         doubts = ()  # with a label for each inducing variable the fit passes through all of them
     elif doubts is None:
-        doubts = doubted(structures, errors, _DOUBTED, options.learned, weigh=False)
+        residuals = join_residuals([one.residuals for one in errors])
+        doubts = doubted(data.outlines, residuals, _DOUBTED, options.learned, weigh=False)
         log_doubts(doubts)
-    n_atoms_s = np.array([s.n_atoms for s in structures])
-    labelled = {
-        "energy": errors.energy / n_atoms_s,
-        "forces": np.concatenate([forces_nc.ravel() for forces_nc in errors.forces]),
-        "stress": errors.stress.ravel(),
+    n_k, absolute_k, squares_k = np.sum([one.sums for one in errors], axis=0)
+    mae = {k: float(a / n) for k, n, a in zip(LABEL_KINDS, n_k, absolute_k, strict=True) if n}
+    rmse = {
+        k: float(np.sqrt(a / n)) for k, n, a in zip(LABEL_KINDS, n_k, squares_k, strict=True) if n
     }
-    labelled = {kind: values[np.isfinite(values)] for kind, values in labelled.items()}
     return {
-        "n_structures": len(structures),
-        "n_atoms": int(n_atoms_s.sum()),
-        "n_labels": {kind: len(values) for kind, values in labelled.items()},
-        "mae": {k: float(np.mean(np.abs(v))) for k, v in labelled.items() if len(v)},
-        "rmse": {k: float(np.sqrt(np.mean(v**2))) for k, v in labelled.items() if len(v)},
+        "n_structures": len(data.outlines),
+        "n_atoms": sum(s.n_atoms for s in data.outlines),
+        "n_labels": {kind: int(n) for kind, n in zip(LABEL_KINDS, n_k, strict=True)},
+        "mae": mae,
+        "rmse": rmse,
         "doubts": [doubt._asdict() for doubt in doubts],
-        "data_hash": data_hash(structures),
+        "data_hash": joined_hash(s.key for s in data.outlines),
         "seconds": {**fitted.seconds, "training errors": time.perf_counter() - started},
         "versions": {
             "python": platform.python_version(),
@@ -91,11 +100,32 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _errors(structures: Sequence[Structure], evaluate: Evaluate, fitted: Fitted) -> LabelErrors:
+class _BlockErrors(NamedTuple):
+    """Errors of the fit on some structures."""
+
+    residuals: list[Residuals]
+    sums: Float  # number, absolute values, squares; by kind of label
+
+
+def _errors_of(structures: Sequence[Structure], fitted: Fitted, tell: Progress) -> _BlockErrors:
+    errors = _errors(structures, fitted, tell)
+    labelled = (
+        errors.energy / np.array([s.n_atoms for s in structures]),
+        np.concatenate([forces_nc.ravel() for forces_nc in errors.forces]),
+        errors.stress.ravel(),
+    )
+    known = [values[np.isfinite(values)] for values in labelled]
+    sums = [(len(v), float(np.abs(v).sum()), float(v @ v)) for v in known]
+    return _BlockErrors(residuals_of(structures, errors), np.array(sums).T)
+
+
+def _errors(structures: Sequence[Structure], fitted: Fitted, tell: Progress) -> LabelErrors:
     """Errors of the fit on the scale of each label's own source, expected to be the noise."""
+    predictor = predictor_of(fitted)
     rows: list[tuple[Any, ...]] = []
-    for s in structures:
-        energy, forces_nc, stress_v, _ = evaluate(s)
+    for k, s in enumerate(structures):
+        energy, forces_nc, stress_v, _ = evaluate_structure(predictor, s)
+        tell("training errors", k + 1, len(structures))
         energy += fitted.shifts.energy_of(s.source, s.numbers_n)
         noise = {k: fitted.noise.get(LabelSet(k, s.source), np.nan) for k in LABEL_KINDS}
         rows.append(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import time
@@ -11,11 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import LabelSet, Progress
+from kernelpot.conventions import Float, Int, LabelSet, Progress, as_int
 from kernelpot.data import Structure
 from kernelpot.data_checks import DataError, check_energy_scale
+from kernelpot.data_records import Outline
 from kernelpot.descriptors.protocol import is_linear
 from kernelpot.descriptors.shared import shared_centres
+from kernelpot.doubts import Doubt, reweighted_outlines
 from kernelpot.fitted import (
     Fitted,
     Solved,
@@ -25,9 +26,7 @@ from kernelpot.fitted import (
     whitening_of,
 )
 from kernelpot.full_basis import fit_full_basis
-from kernelpot.gp.evidence import Gram, gram
 from kernelpot.gp.nuisance import put_in_front
-from kernelpot.gp.triangles import Triangle, join_triangles
 from kernelpot.hyperparameters import (
     COARSE,
     choose_hyperparameters,
@@ -38,11 +37,12 @@ from kernelpot.label_rows import Known, add_rows
 from kernelpot.options import Options, effective_noise
 from kernelpot.reduction import contract_density, reduce_features
 from kernelpot.rows import Component
-from kernelpot.selection import choose_inducing
+from kernelpot.selection import choose_inducing, choose_sample
 from kernelpot.sources import SHIFT_PRIOR, SourceShifts, choose_reference, start_shifts
 from kernelpot.stress_check import check_stress
 from kernelpot.terms.composition import CompositionBaseline, fit_composition, isolated_atoms
-from kernelpot.terms.repulsion import CoreRepulsion, fit_repulsion
+from kernelpot.terms.repulsion import CoreRepulsion, closest_distances, repulsion_from
+from kernelpot.training_data import Data, say_nothing
 
 log = logging.getLogger("kernelpot")
 
@@ -57,41 +57,12 @@ class Plan(NamedTuple):
     seconds: float
 
 
-def fit(
-    structures: Sequence[Structure], options: Options, progress: Progress | None = None
-) -> Fitted:
-    """Fit a sum of sparse Gaussian processes to labelled structures.
-
-    Parameters
-    ----------
-    structures : Sequence[Structure]
-        Checked structures, at least one with labels.
-    options : Options
-        Settings.
-    progress : Progress | None
-        Called with a stage's name, what is done and the total.
-
-    Returns
-    -------
-    Fitted
-        The fitted state.
-
-    Raises
-    ------
-    DataError
-        If nothing remains to be fitted.
-    """
-    return learn(prepare(structures, options, progress), structures, options, progress)
-
-
-def prepare(
-    structures: Sequence[Structure], options: Options, progress: Progress | None = None
-) -> Plan:
+def prepare(data: Data, options: Options, progress: Progress | None = None) -> Plan:
     """Choose features, inducing variables and the source of reference.
 
     Parameters
     ----------
-    structures : Sequence[Structure]
+    data : Data
         Checked structures, at least one with labels.
     options : Options
         Settings.
@@ -108,12 +79,22 @@ def prepare(
     DataError
         If nothing remains to be fitted, or the source of reference is none of the data's.
     """
-    tell = progress or _say_nothing
+    tell = progress or say_nothing
     started = time.perf_counter()
-    reference = choose_reference(structures, options.reference_source)
-    for source in sorted({s.source for s in structures}):
-        check_energy_scale([s for s in structures if s.source == source])
-    species = tuple(sorted({int(z) for s in structures for z in s.numbers_n}))
+    outlines = data.outlines
+    reference = choose_reference(outlines, options.reference_source)
+    for source in sorted({s.source for s in outlines}):
+        check_energy_scale([s for s in outlines if s.source == source])
+    species = species_of(outlines)
+    cutoff = cutoff_of(options, species)
+    isolated = isolated_atoms(outlines, cutoff)
+    if len(isolated) == len(outlines):
+        raise DataError(
+            "only isolated atoms are left to fit: they are the baseline and say nothing of "
+            f"bonding. Add structures with neighbours within the cutoff of {cutoff:g} A."
+        )
+    sample = choose_sample(outlines, isolated, options.selection_sample, options.random_state)
+    structures = data.some(sample)
     bound_g = [
         shared_centres(
             reduce_features(
@@ -125,14 +106,11 @@ def prepare(
         )
         for one in options.components
     ]
-    cutoff = max(bound.cutoff for bound in bound_g)
-    isolated = isolated_atoms(structures, cutoff)
-    if len(isolated) == len(structures):
-        raise DataError(
-            "only isolated atoms are left to fit: they are the baseline and say nothing of "
-            f"bonding. Add structures with neighbours within the cutoff of {cutoff:g} A."
-        )
-    repulsion = fit_repulsion(structures, cutoff) if options.core_repulsion else None
+    repulsion = None
+    if options.core_repulsion:
+        numbers = as_int(species)
+        closest = data.each("distances", _closest_distances, numbers, cutoff, tell=tell)
+        repulsion = repulsion_from(numbers, np.min(closest, axis=0))
     if options.basis == "full":
         # Its inducing variables are the labels themselves.
         components = (Component(bound_g[0], options.components[0].zeta, ()),)
@@ -143,7 +121,7 @@ def prepare(
             one.zeta,
             choose_inducing(
                 structures,
-                set(isolated),
+                {k for k, s in enumerate(sample) if s in isolated},
                 bound,
                 n_environments=one.n_environments,
                 n_tangents=one.n_tangents,
@@ -163,11 +141,53 @@ def prepare(
     return Plan(components, repulsion, isolated, reference, time.perf_counter() - started)
 
 
+def species_of(outlines: Sequence[Outline]) -> tuple[int, ...]:
+    """Atomic numbers in all structures.
+
+    Parameters
+    ----------
+    outlines : Sequence[Outline]
+        Of the structures.
+
+    Returns
+    -------
+    tuple[int, ...]
+        Ascending.
+    """
+    distinct = {id(s.numbers_n): s.numbers_n for s in outlines}  # many share one array
+    return tuple(sorted({int(z) for numbers_n in distinct.values() for z in numbers_n}))
+
+
+def cutoff_of(options: Options, species: tuple[int, ...]) -> float:
+    """Longest cutoff of the descriptors.
+
+    Parameters
+    ----------
+    options : Options
+        Settings.
+    species : tuple[int, ...]
+        Atomic numbers.
+
+    Returns
+    -------
+    float
+        angstrom.
+    """
+    return max(one.descriptor.bind(species).cutoff for one in options.components)
+
+
+def _closest_distances(
+    structures: Sequence[Structure], numbers: Int, cutoff: float, tell: Progress
+) -> Float:
+    return closest_distances(structures, numbers, cutoff)
+
+
 def learn(
     plan: Plan,
-    structures: Sequence[Structure],
+    data: Data,
     options: Options,
     progress: Progress | None = None,
+    doubts: Sequence[Doubt] = (),
 ) -> Fitted:
     """Learn baseline, hyperparameters and weights from labels.
 
@@ -175,43 +195,36 @@ def learn(
     ----------
     plan : Plan
         What `prepare` chose for these structures.
-    structures : Sequence[Structure]
-        The same; their noise may be another.
+    data : Data
+        The same.
     options : Options
         Settings.
     progress : Progress | None
         Called with a stage's name, what is done and the total.
+    doubts : Sequence[Doubt]
+        Labels that count less.
 
     Returns
     -------
     Fitted
         The fitted state.
     """
-    tell = progress or _say_nothing
+    tell = progress or say_nothing
     seconds = {"selection": plan.seconds}
     started = time.perf_counter()
     cutoff = max(component.descriptor.cutoff for component in plan.components)
-    baseline, _ = fit_composition(structures, cutoff, plan.reference)
-    shifts = start_shifts(structures, baseline, plan.reference)
+    outlines = reweighted_outlines(data.outlines, doubts)
+    baseline, _ = fit_composition(outlines, cutoff, plan.reference)
+    shifts = start_shifts(outlines, baseline, plan.reference)
     if options.basis == "full":
+        structures = data.some(range(len(outlines)))
         return _fit_full(structures, plan, baseline, shifts, options, tell)
     known = Known(plan.components, baseline, plan.repulsion, shifts)
     whitening = whitening_of(plan.components)
-    parts = folds_of(structures, set(plan.isolated), options)
-    triangles: dict[LabelSet, Triangle] = {}
-    grams: list[dict[LabelSet, Gram]] = []
+    parts = folds_of(outlines, set(plan.isolated), options)
     whole_b = [is_linear(c.descriptor) for c in plan.components for _ in c.inducing]
     coarse = put_in_front(shifts.n_columns, whitening.leading(COARSE, whole_b))
-    n_done = 0
-    for part in parts:
-        told = functools.partial(_tell_of_part, tell, n_done, len(structures))
-        found = add_rows({}, [structures[s] for s in part], known, told)
-        if len(parts) > 1:
-            grams.append({label: gram(triangle, coarse) for label, triangle in found.items()})
-        for label, triangle in found.items():
-            earlier = triangles.get(label)
-            triangles[label] = triangle if earlier is None else join_triangles(earlier, triangle)
-        n_done += len(part)
+    triangles, grams = data.statistics(parts, known, coarse, doubts, tell)
     seconds["rows"] = time.perf_counter() - started
 
     started = time.perf_counter()
@@ -293,14 +306,6 @@ def _fit_full(
     )
 
 
-def _tell_of_part(tell: Progress, before: int, total: int, stage: str, done: int, _: int) -> None:
-    tell(stage, before + done, total)
-
-
-def _say_nothing(stage: str, done: int, total: int) -> None:
-    pass
-
-
 def update(
     fitted: Fitted, structures: Sequence[Structure], progress: Progress | None = None
 ) -> Fitted:
@@ -328,7 +333,7 @@ def update(
     """
     if not fitted.triangles:
         no_posterior()
-    tell = progress or _say_nothing
+    tell = progress or say_nothing
     started = time.perf_counter()
     fitted.shifts.check(structures)
     triangles = add_rows(fitted.triangles, structures, fitted.known, tell)

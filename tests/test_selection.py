@@ -12,7 +12,7 @@ from kernelpot import KernelPotential, Soap
 from kernelpot.conventions import as_int
 from kernelpot.data import LabelKeys, Noise, structures_from_atoms
 from kernelpot.gp import covariances, greedy, inducing
-from kernelpot.selection import _shares, choose_inducing, system_of
+from kernelpot.selection import _shares, choose_inducing, choose_sample, system_of
 from tests.naive import gp as naive
 
 
@@ -278,3 +278,25 @@ def test_a_model_is_fitted_with_it(emt_images, emt_soap, selector):
     model.fit(emt_images[:10])
     assert model.n_environments_ == 12
     assert np.isfinite(model.predict(emt_images[10:12]).energy).all()
+
+
+# The sample from which everything is chosen
+
+
+def test_a_sample_has_every_group_every_species_and_all_isolated_atoms(crystals):
+    many = [*crystals[:10] * 100, *crystals[10:]]  # 1000 hot, one rare, one rare with Al, one free
+    for seed in range(5):
+        chosen = choose_sample(many, {1002}, 30, seed)
+        assert chosen.tolist() == sorted(set(chosen.tolist()))
+        assert 30 <= len(chosen) <= 32
+        assert {1002, 1001} <= set(chosen.tolist()), "the isolated atom, and the only Al"
+        assert {many[s].group for s in chosen} == {"hot", "rare", "free"}
+    again = choose_sample(many, {1002}, 30, 4)
+    assert again.tolist() == chosen.tolist()
+    few = choose_sample(many, {1002}, 1, 0)
+    assert {z for s in few for z in many[s].numbers_n.tolist()} == {13, 29}
+
+
+def test_small_data_are_their_own_sample(crystals):
+    everything = np.arange(len(crystals))
+    assert choose_sample(crystals, {12}, len(crystals), 0).tolist() == everything.tolist()

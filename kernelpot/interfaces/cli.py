@@ -97,6 +97,13 @@ def fit(
     cost: Annotated[
         float | None, typer.Option(help="With --auto: most us/atom that a prediction may cost.")
     ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            help="Fit on the workers of the Dask scheduler at this address; they read the files.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
     force: Force = False,
     example: Annotated[
         bool, typer.Option("--example", help="Print a settings file with all defaults, and stop.")
@@ -126,7 +133,12 @@ def fit(
         budget = {name: value for name, value in budget.items() if value is not None}
         if budget and not auto:
             raise ValueError("--time and --cost are budgets of --auto: give that too")
-        commands.fit(source, given, budget if auto else None, debug)
+        if auto and dask is not None:
+            raise ValueError(
+                "--auto tries many small fits, in one process: find the settings with it on a part "
+                "of the data, then fit all of them with --dask"
+            )
+        commands.fit(source, given, budget if auto else None, dask, debug)
 
 
 @app.command()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from kernelpot.interfaces.dynamics import Sample
+    from kernelpot.interfaces.settings import FitSettings
     from kernelpot.potential import KernelPotential
 
 __all__ = [
@@ -99,6 +100,7 @@ def fit(
     source: Path | None,
     given: Mapping[str, Mapping[str, Any]],
     budget: Mapping[str, float] | None,
+    scheduler: str | None,
     debug: bool,
 ) -> None:
     """Fit a model, save it, and test it where there is something to test on.
@@ -112,6 +114,8 @@ def fit(
     budget : Mapping[str, float] | None
         Of an automatic fit, ``time_budget`` and ``cost`` where they are given; None to fit with
         the settings.
+    scheduler : str | None
+        Address of a Dask scheduler, whose workers then read the structures and fit them.
     debug : bool
         Whether errors after the model is saved keep their traceback.
 
@@ -132,13 +136,16 @@ def fit(
     if settings.output.plots and not settings.data.test:
         raise ValueError("a parity figure needs structures to test on: give --test or [data] test")
     _refuse_to_overwrite(target, settings.output.force)
-    train = _read(settings.data.train, settings.data.index)
     test = _read(settings.data.test) if settings.data.test else []
-    with progress_bar() as progress:
-        if budget is None:
-            model = make_model(settings, progress).fit(train)
-        else:
-            model = fit_automatically(settings, train, progress, **budget)
+    if scheduler is not None:
+        model = _fit_on_cluster(scheduler, settings)
+    else:
+        train = _read(settings.data.train, settings.data.index)
+        with progress_bar() as progress:
+            if budget is None:
+                model = make_model(settings, progress).fit(train)
+            else:
+                model = fit_automatically(settings, train, progress, **budget)
     # Before anything else can fail: a fit may have taken hours.
     model.save(target)
     with one_line_errors(debug, f"{target} is saved"):
@@ -151,6 +158,20 @@ def fit(
             if settings.output.plots:
                 title = f"{target.name}, test structures"
                 save_parity(compared, Path(settings.output.plots), title)
+
+
+def _fit_on_cluster(scheduler: str, settings: FitSettings) -> KernelPotential:
+    """Fit where the workers of a scheduler are; this process reads no training structures."""
+    from kernelpot.distributed import connect
+    from kernelpot.interfaces.settings import make_model
+
+    paths, index = settings.data.train, settings.data.index
+    paths = paths if isinstance(paths, list) else [paths]
+    with connect(scheduler) as client, progress_bar() as progress:
+        n_workers = len(client.nthreads())
+        say(f"Scheduler at {scheduler}: {n_workers} workers" + ("" if n_workers else ", waiting"))
+        files = paths if index == ":" else [f"{path}@{index}" for path in paths]
+        return make_model(settings, progress).fit(files, client=client)
 
 
 def compare(sources: Sequence[Path], index: str, keys: Mapping[str, str | None]) -> None:

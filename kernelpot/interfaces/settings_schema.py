@@ -97,6 +97,10 @@ _MODEL = {
         Literal[tuple(SELECTORS)],
         "how inducing environments are chosen: " + ", ".join(SELECTORS),
     ),
+    "selection_sample": (
+        Count,
+        "structures among which features and environments are chosen; labels count of all",
+    ),
     "balance_groups": (bool, "whether each group of structures gets a share of the environments"),
     "sigma_energy": (
         Sigma | None,

@@ -10,8 +10,8 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from kernelpot.conventions import Float, Int, Settings, as_int
-from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
+from kernelpot.data_records import Outlined
 from kernelpot.neighbours import find_pairs
 
 __all__ = [
@@ -139,7 +139,7 @@ class CompositionBaseline:
 
 
 def fit_composition(
-    structures: Sequence[Structure], cutoff: float, reference: str | None = None
+    structures: Sequence[Outlined], cutoff: float, reference: str | None = None
 ) -> tuple[CompositionBaseline, Int]:
     """Baseline of labelled structures, and which of them are left to learn from.
 
@@ -150,7 +150,7 @@ def fit_composition(
 
     Parameters
     ----------
-    structures : Sequence[Structure]
+    structures : Sequence[Outlined]
         With or without energies.
     cutoff : float
         Of the descriptor, angstrom.
@@ -200,12 +200,12 @@ def fit_composition(
     return baseline, as_int([s for s in range(len(structures)) if s not in isolated])
 
 
-def isolated_atoms(structures: Sequence[Structure], cutoff: float) -> frozenset[int]:
+def isolated_atoms(structures: Sequence[Outlined], cutoff: float) -> frozenset[int]:
     """Indices of single atoms with an energy that the descriptor sees alone.
 
     Parameters
     ----------
-    structures : Sequence[Structure]
+    structures : Sequence[Outlined]
         Where to look.
     cutoff : float
         Of the descriptor, angstrom.
@@ -218,12 +218,12 @@ def isolated_atoms(structures: Sequence[Structure], cutoff: float) -> frozenset[
     return frozenset(s for s, one in enumerate(structures) if is_isolated(one, cutoff))
 
 
-def energies_per_atom(structures: Sequence[Structure], species: Int, energies_z: Float) -> Float:
+def energies_per_atom(structures: Sequence[Outlined], species: Int, energies_z: Float) -> Float:
     """Energies per atom, less those of the composition.
 
     Parameters
     ----------
-    structures : Sequence[Structure]
+    structures : Sequence[Outlined]
         With energies.
     species : Int
         Atomic numbers.
@@ -240,12 +240,12 @@ def energies_per_atom(structures: Sequence[Structure], species: Int, energies_z:
     )
 
 
-def least_squares(structures: Sequence[Structure], species: Int, rest_s: Float) -> Float:
+def least_squares(structures: Sequence[Outlined], species: Int, rest_s: Float) -> Float:
     """Energies of species that explain a rest of the energies per atom, of minimum norm.
 
     Parameters
     ----------
-    structures : Sequence[Structure]
+    structures : Sequence[Outlined]
         With the noise of their energies.
     species : Int
         Atomic numbers of those whose energies are wanted.
@@ -263,16 +263,16 @@ def least_squares(structures: Sequence[Structure], species: Int, rest_s: Float) 
     return np.linalg.lstsq(matrix_sz, rest_s * weight_s, rcond=None)[0]
 
 
-def _fractions(structures: Sequence[Structure], species: Int) -> Float:
+def _fractions(structures: Sequence[Outlined], species: Int) -> Float:
     return np.array([[np.mean(s.numbers_n == z) for z in species] for s in structures])
 
 
-def is_isolated(structure: Structure, cutoff: float) -> bool:
+def is_isolated(structure: Outlined, cutoff: float) -> bool:
     """Whether this is one atom with an energy that the descriptor sees alone.
 
     Parameters
     ----------
-    structure : Structure
+    structure : Outlined
         Any.
     cutoff : float
         Of the descriptor, angstrom.
@@ -288,7 +288,7 @@ def is_isolated(structure: Structure, cutoff: float) -> bool:
     return len(pairs.r_p) == 0
 
 
-def _isolated_energy(atoms: Sequence[Structure]) -> float:
+def _isolated_energy(atoms: Sequence[Outlined]) -> float:
     energy_s = np.array([s.energy for s in atoms])
     if np.ptp(energy_s) > _SPREAD:
         low, high = atoms[int(np.argmin(energy_s))], atoms[int(np.argmax(energy_s))]

@@ -24,7 +24,14 @@ from kernelpot.data import Structure
 from kernelpot.data_checks import DataError
 from kernelpot.neighbours import find_pairs
 
-__all__ = ["Contribution", "CoreRepulsion", "fit_repulsion", "zbl"]
+__all__ = [
+    "Contribution",
+    "CoreRepulsion",
+    "closest_distances",
+    "fit_repulsion",
+    "repulsion_from",
+    "zbl",
+]
 
 log = logging.getLogger("kernelpot")
 
@@ -275,13 +282,56 @@ def fit_repulsion(structures: Sequence[Structure], cutoff: float) -> CoreRepulsi
         Zero for every structure given.
     """
     numbers = np.unique(np.concatenate([s.numbers_n for s in structures]))
-    covalent_zz = covalent_radii[numbers][:, None] + covalent_radii[numbers]
-    closest_zz = np.minimum(covalent_zz, cutoff)
+    return repulsion_from(numbers, closest_distances(structures, numbers, cutoff))
+
+
+def closest_distances(structures: Sequence[Structure], numbers: Int, cutoff: float) -> Float:
+    """Shortest distance of each pair of species; of several lists the least counts.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        Some of those that the model learns from.
+    numbers : Int
+        Atomic numbers of all of them, ascending.
+    cutoff : float
+        Of the descriptor, angstrom.
+
+    Returns
+    -------
+    Float
+        angstrom, by pair of species; no more than the sum of covalent radii and the cutoff.
+    """
+    closest_zz = np.minimum(_covalent(numbers), cutoff)
     radius = float(closest_zz.max())
     for s in structures:
         pairs = find_pairs(s.positions_nc, s.cell_cc, s.pbc_c, radius)
         species_n = np.searchsorted(numbers, s.numbers_n)
         np.minimum.at(closest_zz, (species_n[pairs.i_p], species_n[pairs.j_p]), pairs.r_p)
+    return closest_zz
+
+
+def _covalent(numbers: Int) -> Float:
+    """Sums of covalent radii of pairs of species, angstrom."""
+    return covalent_radii[numbers][:, None] + covalent_radii[numbers]
+
+
+def repulsion_from(numbers: Int, closest_zz: Float) -> CoreRepulsion:
+    """The repulsion that `fit_repulsion` describes, from the shortest distances.
+
+    Parameters
+    ----------
+    numbers : Int
+        Atomic numbers, ascending.
+    closest_zz : Float
+        By `closest_distances`, of all structures, angstrom.
+
+    Returns
+    -------
+    CoreRepulsion
+        Zero for structures without shorter distances.
+    """
+    covalent_zz = _covalent(numbers)
     q = max(_COMPACT, float(np.min(closest_zz / covalent_zz)))
     outer_zz = _MARGIN * np.minimum(closest_zz, q * covalent_zz)
     indices = list(combinations_with_replacement(range(len(numbers)), 2))

@@ -1,0 +1,200 @@
+"""The structures of a fit, wherever they are, and what is done with all of them.
+
+A fit knows the outlines of all structures, looks at some of them closely, and hands out work on
+the rest: here to this process, in `distributed` to the workers of a cluster.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from kernelpot.conventions import Int, LabelSet, Progress
+from kernelpot.data import Structure
+from kernelpot.data_outlines import outlines_of
+from kernelpot.data_records import Outline
+from kernelpot.doubts import Doubt, reweighted
+from kernelpot.gp.evidence import Gram, gram
+from kernelpot.gp.triangles import Triangle, join_triangles
+from kernelpot.gp.whitening import Whitening
+from kernelpot.label_rows import Known, add_rows
+
+__all__ = ["Data", "InProcess", "Statistics", "grams_of", "join_sets", "say_nothing"]
+
+Triangles = Mapping[LabelSet, Triangle]
+
+
+class Statistics(NamedTuple):
+    """What the rows of all structures say."""
+
+    triangles: dict[LabelSet, Triangle]
+    grams: list[dict[LabelSet, Gram]]  # of each part; none where there is one part only
+
+
+class Data(Protocol):
+    """Labelled structures, and who works on them."""
+
+    outlines: Sequence[Outline]
+
+    def some(self, indices: Iterable[int]) -> list[Structure]:
+        """Bring some structures here.
+
+        Parameters
+        ----------
+        indices : Iterable[int]
+            Of structures, ascending.
+
+        Returns
+        -------
+        list[Structure]
+            In this order.
+        """
+
+    def each(
+        self, stage: str, function: Callable[..., Any], *shared: Any, tell: Progress
+    ) -> list[Any]:
+        """Apply a function to the structures, a block of them at a time.
+
+        Parameters
+        ----------
+        stage : str
+            What the progress is of.
+        function : Callable[..., Any]
+            Called as ``function(structures, *shared, tell)``.
+        *shared : Any
+            The same for all.
+        tell : Progress
+            Told of the stage.
+
+        Returns
+        -------
+        list[Any]
+            The results, block after block, in the order of the structures.
+        """
+
+    def statistics(
+        self,
+        parts: Sequence[Int],
+        known: Known,
+        coarse: Whitening,
+        doubts: Sequence[Doubt],
+        tell: Progress,
+    ) -> Statistics:
+        """Reduce the rows of all structures to triangles.
+
+        Parameters
+        ----------
+        parts : Sequence[Int]
+            Indices of the structures of each part.
+        known : Known
+            What the rows are about, and what is taken off the labels.
+        coarse : Whitening
+            Of the products.
+        doubts : Sequence[Doubt]
+            Labels that count less.
+        tell : Progress
+            Told of the stage "rows".
+
+        Returns
+        -------
+        Statistics
+            Triangles of all parts together, and products of each.
+        """
+
+
+class InProcess:
+    """Structures in the memory of this process, which does the work.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        Checked.
+
+    Attributes
+    ----------
+    outlines : Sequence[Outline]
+        Of the structures.
+    """
+
+    def __init__(self, structures: Sequence[Structure]):
+        self._structures = structures
+        self.outlines: Sequence[Outline] = outlines_of(structures)
+
+    def some(self, indices: Iterable[int]) -> list[Structure]:
+        """As in `Data`."""
+        return [self._structures[s] for s in indices]
+
+    def each(
+        self, stage: str, function: Callable[..., Any], *shared: Any, tell: Progress
+    ) -> list[Any]:
+        """As in `Data`: all are one block."""
+        return [function(self._structures, *shared, tell)]
+
+    def statistics(
+        self,
+        parts: Sequence[Int],
+        known: Known,
+        coarse: Whitening,
+        doubts: Sequence[Doubt],
+        tell: Progress,
+    ) -> Statistics:
+        """As in `Data`, part after part."""
+        structures = reweighted(self._structures, doubts)
+        found = Statistics({}, [])
+        n_done = 0
+        for part in parts:
+            told = functools.partial(_tell_of_part, tell, n_done, len(structures))
+            triangles = add_rows({}, [structures[s] for s in part], known, told)
+            if len(parts) > 1:
+                found.grams.append(grams_of(triangles, coarse))
+            found = found._replace(triangles=join_sets(found.triangles, triangles))
+            n_done += len(part)
+        return found
+
+
+def _tell_of_part(tell: Progress, before: int, total: int, stage: str, done: int, _: int) -> None:
+    tell(stage, before + done, total)
+
+
+def say_nothing(stage: str, done: int, total: int) -> None:
+    """Progress that nobody wants to see."""
+
+
+def grams_of(triangles: Triangles, coarse: Whitening) -> dict[LabelSet, Gram]:
+    """Products of the rows of each set of labels.
+
+    Parameters
+    ----------
+    triangles : Triangles
+        Of the rows.
+    coarse : Whitening
+        Of the products.
+
+    Returns
+    -------
+    dict[LabelSet, Gram]
+        Of the same sets.
+    """
+    return {label: gram(triangle, coarse) for label, triangle in triangles.items()}
+
+
+def join_sets(one: Triangles, other: Triangles) -> dict[LabelSet, Triangle]:
+    """The statistics of two lists of structures together.
+
+    Parameters
+    ----------
+    one : Triangles
+        Of some structures.
+    other : Triangles
+        Of others.
+
+    Returns
+    -------
+    dict[LabelSet, Triangle]
+        Of the sets of labels of either.
+    """
+    joined = dict(one)
+    for label, triangle in other.items():
+        joined[label] = join_triangles(one[label], triangle) if label in one else triangle
+    return joined

@@ -1,0 +1,285 @@
+"""Work on structures that lie on the workers of a Dask cluster: rows to triangles, joined pairwise.
+
+Blocks, and the tree in which their triangles are joined, depend on the data and the size of the
+model alone, so that the result does not depend on the workers. Every task is a pure function of a
+block and of what the client has scattered; what a lost worker held is computed again, from the
+files where the structures come from files.
+
+Demmel, Grigori, Hoemmen and Langou, SIAM J. Sci. Comput. 34, A206 (2012).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from kernelpot._machine import one_thread
+from kernelpot.conventions import LABEL_KINDS, Int, LabelSet, Progress, as_int
+from kernelpot.data import Structure
+from kernelpot.data_records import Outline
+from kernelpot.doubts import Doubt, reweighted
+from kernelpot.gp.triangles import Triangle
+from kernelpot.gp.whitening import Whitening
+from kernelpot.label_rows import Known, add_rows
+from kernelpot.training_data import Statistics, grams_of, join_sets, say_nothing
+
+__all__ = ["Workers", "alone"]
+
+_ATTEMPTS = 5
+"""How often what existed on a lost worker alone is sent again."""
+_GONE = ("cancelled", "lost")
+
+Result = TypeVar("Result")
+
+
+class Workers:
+    """Structures on the workers of a cluster, which do the work: a `Data`.
+
+    Parameters
+    ----------
+    client : Any
+        A ``distributed.Client``.
+    make : Callable[[Sequence[int]], list[Any]]
+        Gives futures of the blocks of these numbers.
+    sizes : Int
+        Structures of each block.
+    outlines : list[Outline]
+        Of all structures.
+
+    Attributes
+    ----------
+    outlines : list[Outline]
+        Of all structures.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        make: Callable[[Sequence[int]], list[Any]],
+        sizes: Int,
+        outlines: list[Outline],
+    ):
+        self.outlines = outlines
+        self._client = client
+        self._make = make
+        self._sizes = sizes
+        self._first_b = np.concatenate([[0], np.cumsum(sizes)])
+        self._blocks = make(range(len(sizes)))
+        self._run = uuid.uuid4().hex
+        self._n_calls = 0
+
+    def some(self, indices: Iterable[int]) -> list[Structure]:
+        """As in `Data`; not by way of the scheduler."""
+        places = self._places(as_int(list(indices)))
+
+        def pick() -> list[Structure]:
+            futures = [
+                self._submit(_pick, self._blocks[b], mine, key=("some", b))
+                for b, mine in places.items()
+            ]
+            picked = self._client.gather(futures, direct=True)
+            return [structure for part in picked for structure in part]
+
+        return self._surely(pick)
+
+    def each(
+        self,
+        stage: str,
+        function: Callable[..., Any],
+        *shared: Any,
+        tell: Progress,
+    ) -> list[Any]:
+        """As in `Data`: a task for each block."""
+        found: dict[int, Any] = {}
+
+        def work() -> list[Any]:
+            given = self._share(shared)
+            waiting = {}
+            for b in set(range(len(self._sizes))) - set(found):
+                future = self._submit(_on_block, function, self._blocks[b], given, key=(stage, b))
+                waiting[future.key] = b, future
+            for future in _as_completed([future for _, future in waiting.values()]):
+                b, _ = waiting.pop(future.key)
+                found[b] = self._client.gather(future, direct=True)
+                tell(stage, int(self._sizes[list(found)].sum()), int(self._sizes.sum()))
+            return [found[b] for b in range(len(self._sizes))]
+
+        return self._surely(work)
+
+    def statistics(
+        self,
+        parts: Sequence[Int],
+        known: Known,
+        coarse: Whitening,
+        doubts: Sequence[Doubt],
+        tell: Progress,
+    ) -> Statistics:
+        """As in `Data`: a triangle for each block and part, joined pairwise as a tree."""
+        places = [self._places(part) for part in parts]
+        roots: dict[int, Any] = {}
+
+        def work() -> Statistics:
+            given = self._share((known, doubts, coarse))
+            leaves: list[Any] = []
+            sizes: dict[Any, int] = {}
+            for f, mine in enumerate(places):
+                if mine and (f not in roots or roots[f].status != "finished"):
+                    roots[f], found = self._triangles(f, mine, given)
+                    leaves += found
+                    sizes |= {
+                        leaf.key: len(place_s)
+                        for leaf, place_s in zip(found, mine.values(), strict=True)
+                    }
+            # Held futures keep what they are of in the memory of the workers.
+            found = []
+            several = roots if len(parts) > 1 else {}
+            grams = {f: self._submit(_grams_of, roots[f], given, key=("grams", f)) for f in several}
+            total = self._tree([roots[f] for f in sorted(roots)], ("join", "all"))
+            n_all = len(self.outlines)
+            n_done = n_all - sum(sizes.values())
+            waiting = _as_completed(leaves)
+            leaves = []
+            for future in waiting:
+                if future.status != "finished":
+                    future.result()  # raises
+                n_done += sizes[future.key]
+                tell("rows", n_done, n_all)
+            triangles, by_part = self._client.gather([total, grams], direct=True)
+            nothing = _ByLabel({})
+            of_parts = [by_part.get(f, nothing).found for f in range(len(parts)) if grams]
+            return Statistics(_in_order(triangles.found, of_parts), of_parts)
+
+        return self._surely(work)
+
+    # ------------------------------------------------------------------------------ tasks
+
+    def _submit(
+        self, function: Callable[..., Any], *given: Any, key: tuple[Any, ...], priority: int = 0
+    ) -> Any:
+        name, *rest = key
+        key = (f"{name.replace(' ', '-')}-{self._run}", self._n_calls, *rest)
+        return self._client.submit(alone, function, *given, key=key, priority=priority)
+
+    def _share(self, shared: tuple[Any, ...]) -> Any:
+        """Send to the workers what all tasks need."""
+        return self._client.scatter([shared], direct=True, hash=False, broadcast=True)[0]
+
+    def _triangles(self, f: int, mine: Mapping[int, Int], given: Any) -> tuple[Any, list[Any]]:
+        """Futures of the triangles of a part, and of those of each of its blocks."""
+        leaves = [
+            self._submit(_rows_of, self._blocks[b], place_s, given, key=("rows", f, b))
+            for b, place_s in mine.items()
+        ]
+        return self._tree(leaves, ("join", f)), leaves
+
+    def _tree(self, futures: Sequence[Any], key: tuple[Any, ...]) -> Any:
+        """Join triangles pairwise, neighbours first: the order is that of the blocks."""
+        level = 0
+        while len(futures) > 1:
+            level += 1
+            # Joins come first, so that the triangles of few blocks are there at a time.
+            futures = [
+                self._submit(_join, *pair, key=(*key, level, k), priority=level)
+                if len(pair) == 2
+                else pair[0]
+                for k, pair in enumerate(futures[k : k + 2] for k in range(0, len(futures), 2))
+            ]
+        return futures[0]
+
+    def _places(self, indices: Int) -> dict[int, Int]:
+        """Of structures within their blocks, block by block."""
+        block_s = np.searchsorted(self._first_b, indices, side="right") - 1
+        return {
+            int(b): as_int(indices[block_s == b] - self._first_b[b]) for b in np.unique(block_s)
+        }
+
+    def _surely(self, work: Callable[[], Result]) -> Result:
+        """Do it again where data were lost that existed on a lost worker alone."""
+        self._n_calls += 1
+        for _ in range(_ATTEMPTS):
+            try:
+                return work()
+            except CancelledError as error:
+                reason = error
+                lost = [b for b, one in enumerate(self._blocks) if one.status in _GONE]
+                for b, future in zip(lost, self._make(lost) if lost else [], strict=True):
+                    self._blocks[b] = future
+                self._n_calls += 1
+        raise RuntimeError(
+            f"workers were lost {_ATTEMPTS} times in the same stage, with the data sent to them. "
+            "Look at their logs; too little memory is the usual reason: a worker needs room for "
+            "some ten triangles of (inducing variables)^2 numbers."
+        ) from reason
+
+
+def _as_completed(futures: Sequence[Any]) -> Iterable[Any]:
+    from distributed import as_completed
+
+    return as_completed(futures)
+
+
+def alone(function: Callable[..., Result], *given: Any) -> Result:
+    """Call a function in one thread: a task of a worker takes no more.
+
+    Parameters
+    ----------
+    function : Callable[..., Result]
+        The task.
+    *given : Any
+        Its arguments.
+
+    Returns
+    -------
+    Result
+        What it returns.
+    """
+    with one_thread():
+        return function(*given)
+
+
+def _on_block(
+    function: Callable[..., Result], block: Sequence[Structure], shared: tuple[Any, ...]
+) -> Result:
+    return function(block, *shared, say_nothing)
+
+
+def _pick(block: Sequence[Structure], place_s: Int) -> list[Structure]:
+    return [block[s] for s in place_s]
+
+
+class _ByLabel(NamedTuple):
+    """Of each set of labels; a bare dict would travel with its keys as plain tuples."""
+
+    found: dict[LabelSet, Any]
+
+
+def _rows_of(
+    block: Sequence[Structure], place_s: Int, shared: tuple[Known, Sequence[Doubt], Whitening]
+) -> _ByLabel:
+    known, doubts, _ = shared
+    structures = reweighted(_pick(block, place_s), doubts)
+    return _ByLabel(add_rows({}, structures, known, say_nothing))
+
+
+def _join(one: _ByLabel, other: _ByLabel) -> _ByLabel:
+    return _ByLabel(join_sets(one.found, other.found))
+
+
+def _in_order(
+    triangles: Mapping[LabelSet, Triangle], of_parts: Sequence[Iterable[LabelSet]]
+) -> dict[LabelSet, Triangle]:
+    """Sets of labels in the order in which one process, part after part, comes upon them."""
+    labels = [label for part in (*of_parts, triangles) for label in sorted(part, key=_rank)]
+    return {label: triangles[label] for label in dict.fromkeys(labels)}
+
+
+def _rank(label: LabelSet) -> tuple[str, int]:
+    return label.source, LABEL_KINDS.index(label.kind)
+
+
+def _grams_of(triangles: _ByLabel, shared: tuple[Known, Sequence[Doubt], Whitening]) -> _ByLabel:
+    return _ByLabel(grams_of(triangles.found, shared[2]))
