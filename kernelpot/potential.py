@@ -92,6 +92,10 @@ class KernelPotential(FittedPotential, BaseEstimator):
     robust : bool | float
         Whether labels further than 6 sigma (or this number of sigmas) from what all other
         structures say count less (``doubts_``). Costs one to three more fits.
+    memory : float | str | None
+        What the process may take during a fit: bytes, or "2GB". Work is done in smaller pieces
+        where that helps; a fit that needs more says so before it begins, and what to lower. None:
+        nine tenths of the machine's memory.
     energy_key : str | None
         Name of the energies in ``atoms.info``; None for the results of ``atoms.calc``.
     forces_key : str | None
@@ -171,6 +175,7 @@ class KernelPotential(FittedPotential, BaseEstimator):
         core_repulsion: bool = True,
         reference_source: str | None = None,
         robust: bool | float = False,
+        memory: float | str | None = None,
         energy_key: str | None = None,
         forces_key: str | None = None,
         stress_key: str | None = None,
@@ -195,6 +200,7 @@ class KernelPotential(FittedPotential, BaseEstimator):
         self.core_repulsion = core_repulsion
         self.reference_source = reference_source
         self.robust = robust
+        self.memory = memory
         self.energy_key = energy_key
         self.forces_key = forces_key
         self.stress_key = stress_key

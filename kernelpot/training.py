@@ -16,6 +16,7 @@ from kernelpot.data import Structure
 from kernelpot.data_checks import DataError, check_energy_scale
 from kernelpot.descriptors.protocol import is_linear
 from kernelpot.descriptors.shared import shared_centres
+from kernelpot.fit_memory import room_for
 from kernelpot.fitted import (
     Fitted,
     Solved,
@@ -35,6 +36,7 @@ from kernelpot.hyperparameters import (
     leave_out_errors,
 )
 from kernelpot.label_rows import Known, add_rows
+from kernelpot.memory import Room
 from kernelpot.options import Options, effective_noise
 from kernelpot.reduction import contract_density, reduce_features
 from kernelpot.rows import Component
@@ -54,6 +56,7 @@ class Plan(NamedTuple):
     repulsion: CoreRepulsion | None
     isolated: frozenset[int]  # structures that are isolated atoms
     reference: str  # source on whose scale energies are
+    room: Room  # what may be done in pieces of which size
     seconds: float
 
 
@@ -114,17 +117,21 @@ def prepare(
     for source in sorted({s.source for s in structures}):
         check_energy_scale([s for s in structures if s.source == source])
     species = tuple(sorted({int(z) for s in structures for z in s.numbers_n}))
+    raw_g = [
+        contract_density(structures, one.descriptor.bind(species), options.random_state)
+        for one in options.components
+    ]
+    # Before anything that takes long; how many features will be kept is not known yet.
+    options = options._replace(room=room_for(structures, options, raw_g, reduced=False))
     bound_g = [
         shared_centres(
             reduce_features(
-                structures,
-                contract_density(structures, one.descriptor.bind(species), options.random_state),
-                options.feature_tolerance,
-                options.random_state,
+                structures, raw, options.feature_tolerance, options.random_state, options.room
             )
         )
-        for one in options.components
+        for raw in raw_g
     ]
+    options = options._replace(room=room_for(structures, options, bound_g))
     cutoff = max(bound.cutoff for bound in bound_g)
     isolated = isolated_atoms(structures, cutoff)
     if len(isolated) == len(structures):
@@ -136,7 +143,8 @@ def prepare(
     if options.basis == "full":
         # Its inducing variables are the labels themselves.
         components = (Component(bound_g[0], options.components[0].zeta, ()),)
-        return Plan(components, repulsion, isolated, reference, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return Plan(components, repulsion, isolated, reference, options.room, seconds)
     components = tuple(
         Component(
             bound,
@@ -152,6 +160,7 @@ def prepare(
                 random_state=options.random_state,
                 zeta=one.zeta,
                 balance_groups=options.balance_groups,
+                room=options.room,
                 tell=tell,
             ),
         )
@@ -160,7 +169,8 @@ def prepare(
     n_columns = sum(component.n_columns for component in components)
     n_environments = sum(component.n_environments for component in components)
     log.info("inducing variables: %d, of which %d are environments", n_columns, n_environments)
-    return Plan(components, repulsion, isolated, reference, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Plan(components, repulsion, isolated, reference, options.room, seconds)
 
 
 def learn(
@@ -195,7 +205,7 @@ def learn(
     shifts = start_shifts(structures, baseline, plan.reference)
     if options.basis == "full":
         return _fit_full(structures, plan, baseline, shifts, options, tell)
-    known = Known(plan.components, baseline, plan.repulsion, shifts)
+    known = Known(plan.components, baseline, plan.repulsion, shifts, plan.room)
     whitening = whitening_of(plan.components)
     parts = folds_of(structures, set(plan.isolated), options)
     triangles: dict[LabelSet, Triangle] = {}
@@ -208,9 +218,11 @@ def learn(
         found = add_rows({}, [structures[s] for s in part], known, told)
         if len(parts) > 1:
             grams.append({label: gram(triangle, coarse) for label, triangle in found.items()})
-        for label, triangle in found.items():
-            earlier = triangles.get(label)
-            triangles[label] = triangle if earlier is None else join_triangles(earlier, triangle)
+        for label in list(found):
+            triangle = found.pop(label)
+            if label in triangles:
+                triangle = join_triangles(triangles.pop(label), triangle, overwrite=True)
+            triangles[label] = triangle
         n_done += len(part)
     seconds["rows"] = time.perf_counter() - started
 
@@ -224,6 +236,7 @@ def learn(
     leave_out = leave_out_errors(
         triangles, grams, coarse, plan.components, delta_g, effective, wide
     )
+    del grams, coarse
     tell("hyperparameters", 1, 1)
     seconds["hyperparameters"] = time.perf_counter() - started
 

@@ -18,6 +18,7 @@ from kernelpot.data import LabelKeys, Noise, structures_from_atoms
 from kernelpot.data_checks import DataError, DataWarning
 from kernelpot.gp.inducing import SELECTORS
 from kernelpot.gp.triangles import empty_triangle
+from kernelpot.memory import Room
 from kernelpot.model_file import ModelFileError
 from kernelpot.rows import centre_blocks
 from kernelpot.selection import system_of
@@ -85,14 +86,13 @@ def test_rows_are_derivatives_of_the_energy_row(emt_model, emt_images):
     assert_allclose(found.strain_vm, strain, atol=1e-6 * np.abs(strain).max())
 
 
-def test_blocks_of_centres_do_not_change_the_rows(emt_model, emt_images, monkeypatch):
+def test_blocks_of_centres_do_not_change_the_rows(emt_model, emt_images):
     fitted = emt_model.fitted_
     structures = structures_from_atoms(emt_images[:1], LabelKeys(), Noise(1.0, 1.0, 1.0))
     system = system_of(fitted.components[0].descriptor, structures[0])
     args = (fitted.components, system)
     whole = rows.structure_rows(*args, gradients=True)
-    monkeypatch.setattr(rows, "_BLOCK_BYTES", 1)
-    split = rows.structure_rows(*args, gradients=True)
+    split = rows.structure_rows(*args, gradients=True, room=Room(block=1.0))
     for a, b in zip(whole, split, strict=True):
         assert_allclose(a, b, atol=1e-12)
 
