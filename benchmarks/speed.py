@@ -21,6 +21,7 @@ from kernelpot import Calculator, KernelPotential, Soap, datasets
 from kernelpot.conventions import System
 from kernelpot.neighbours import PairList
 from kernelpot.prediction import collapse
+from kernelpot.prediction_cost import prediction_flops
 
 
 def median_seconds(function, repeats):
@@ -38,17 +39,6 @@ def gemm_rate():
     """Floating-point operations per second of a matrix product of this library's shape."""
     a, b = np.random.default_rng(0).standard_normal((2, 1024, 1024))
     return 2 * 1024**3 / median_seconds(lambda: a @ b, 9)
-
-
-def floor_flops(n_max, l_max, n_features, n_environments, n_neighbours):
-    """Operations per atom that no implementation of this model can leave out, by stage."""
-    lm = (l_max + 1) ** 2
-    return {
-        "density": 2 * n_neighbours * lm * n_max,
-        "power spectrum": 2 * n_features * (2 * l_max + 1) / 2,
-        "kernel": 2 * 4 * n_environments * n_features,
-        "adjoint": 2 * (2 * n_neighbours * lm * n_max + n_features * (2 * l_max + 1)),
-    }
 
 
 def time_stages(model, atoms, repeats):
@@ -123,7 +113,9 @@ def main():
             atoms = bulk("Si", a=5.47, cubic=True) * (repeat, repeat, repeat)
             atoms.rattle(0.1, seed=1)
             n_neighbours, stages = time_stages(model, atoms, args.repeats)
-            flops = floor_flops(n_max, l_max, n_features, model.n_environments_, n_neighbours)
+            flops = prediction_flops(
+                n_max, l_max, n_features, n_features, model.n_environments_, n_neighbours
+            )
             for stage, (seconds, parts) in stages.items():
                 floor = sum(flops[part] for part in parts or flops) / rate
                 print(

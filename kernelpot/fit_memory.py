@@ -7,6 +7,7 @@ pieces (`memory.Room`); a budget decides on their sizes.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,13 +27,26 @@ from kernelpot.gp.whitening import BLOCK_ROWS
 from kernelpot.hyperparameters import COARSE, N_FOLDS
 from kernelpot.label_rows import count_rows
 from kernelpot.memory import Room, in_words
+from kernelpot.neighbours import find_pairs
 from kernelpot.options import Options
 from kernelpot.selection import candidates_of_each, quotas_of
 
-__all__ = ["BASE", "Process", "Shape", "budget_of", "peak", "room_for", "shape_of", "stages"]
+__all__ = [
+    "BASE",
+    "Process",
+    "Shape",
+    "budget_of",
+    "peak",
+    "refusal",
+    "room_for",
+    "shape_of",
+    "stages",
+]
 
-BASE = 0.15e9
+BASE = 0.1e9
 """Bytes that compiled code, buffers of BLAS and small arrays take beside what is counted."""
+_LARGEST = 4
+"""Structures whose pairs are counted."""
 _SHARE = 0.9
 """Of the machine's memory, where no budget is given."""
 
@@ -59,6 +73,7 @@ class Shape(NamedTuple):
     n_rows: Mapping[LabelSet, int]
     n_structures: int
     n_largest: int  # atoms of the largest structure
+    most_pairs: int  # of a structure, each from both sides
     n_fronts: int  # shifts between sources
     jacobians: float  # bytes of all derivatives: the full basis keeps them
     full: bool
@@ -134,12 +149,19 @@ def shape_of(
         count_rows(structures),
         len(structures),
         max(s.n_atoms for s in structures),
+        _most_pairs(structures, max(bound.cutoff for bound in bound_g)),
         (len(sources) - 1) * len(species),
         jacobian_bytes(structures, bound_g[0]) if full and known else 0.0,
         full,
         options.robust is not None,
         options.balance_groups,
     )
+
+
+def _most_pairs(structures: Sequence[Structure], cutoff: float) -> int:
+    """Pairs of the structure that has most of them, as it seems by the largest ones."""
+    largest = sorted(structures, key=lambda s: s.n_atoms)[-_LARGEST:]
+    return max(len(find_pairs(s.positions_nc, s.cell_cc, s.pbc_c, cutoff).r_p) for s in largest)
 
 
 def stages(shape: Shape, room: Room, selector: Any = "fps") -> dict[str, float]:
@@ -188,11 +210,18 @@ def peak(shape: Shape, room: Room, selector: Any = "fps") -> float:
 
 def _axes(shape: Shape, room: Room) -> float:
     """Second moments of the features and their eigenvectors; derivatives of some centres."""
-    return (
-        room.block
-        + max(8.0 * 4.0 * one.widths[0] ** 2 for one in shape.processes)
-        + (8.0 * sum(one.widths[0] * one.n_features * len(one.atoms_z) for one in shape.processes))
+    moments = max(8.0 * 4.0 * one.widths[0] ** 2 for one in shape.processes)
+    axes = sum(one.widths[0] * one.n_features * len(one.atoms_z) for one in shape.processes)
+    return _block(shape, room, 0) + moments + 8.0 * axes
+
+
+def _block(shape: Shape, room: Room, n_columns: float) -> float:
+    """Derivatives of some centres of one structure, and their products with so many vectors."""
+    widest = max(
+        max([one.n_features + n_columns, *(a + b for a, b in itertools.pairwise(one.widths))])
+        for one in shape.processes
     )
+    return min(room.block, 24.0 * shape.most_pairs * widest)
 
 
 def _inducing(shape: Shape) -> float:
@@ -214,7 +243,7 @@ def _selection(shape: Shape, room: Room, selector: Any) -> float:
             numbers += largest * max(one.environments_b)
         elif selector in ("cur", "leverage"):
             numbers += 2.0 * largest * one.n_features + 4.0 * one.n_features**2
-        needed = 8.0 * numbers + room.block
+        needed = 8.0 * (numbers + shape.n_largest * (sum(one.widths) + one.widths[0]))
         if selector == "joint":
             needed += 2.0 * room.candidates + 8.0 * 2.0 * max(one.columns_b) ** 2
         most = max(most, needed)
@@ -246,7 +275,8 @@ def _sparse_stages(shape: Shape, room: Room) -> dict[str, float]:
         # Whitened rows, and those of a block on the way.
         joined = max(joined, min(mine, w) * (k + 1.0) + BLOCK_ROWS * 2.0 * w + k**2)
     structure = 3.0 * shape.n_largest * w * 2.0
-    rows = totals + grams + max(reducers + structure + room.block / 8.0, part + joined)
+    block = _block(shape, room, max(blocks, default=0.0)) / 8.0
+    rows = totals + grams + max(reducers + structure + block, part + joined)
     search = totals + grams + (2.0 * len(n_labels) + 5.0) * k**2
     widest = max([w - 1.0, *(min(n, w) for n in n_labels)])
     solving = w**2 + widest * w + PANEL * w + 2.0 * BLOCK_ROWS * w
@@ -266,7 +296,7 @@ def _full_stages(shape: Shape, room: Room) -> dict[str, float]:
     n = float(sum(shape.n_rows.values()))
     # Rows of a few structures on the way into the matrix, and collapsed weights at the end.
     return {
-        "environments": shape.jacobians + room.block,
+        "environments": shape.jacobians + 24.0 * shape.most_pairs * sum(shape.processes[0].widths),
         "covariance": memory_needed(n, shape.jacobians) + 16.0 * 12.0 * shape.n_largest * n,
         "training errors": shape.jacobians + 4.0 * _inducing(shape),
     }
@@ -327,9 +357,32 @@ def room_for(
         if there + peak(shape, room, options.selector) <= budget:
             return room
         least, room = room, room.smaller()
-    needed = stages(shape, least, options.selector)
+    raise DataError(refusal(shape, least, options, there))
+
+
+def refusal(shape: Shape, room: Room, options: Options, there: float) -> str:
+    """Why a fit is over its budget, and what to lower.
+
+    Parameters
+    ----------
+    shape : Shape
+        Of the fit.
+    room : Room
+        The smallest pieces.
+    options : Options
+        Settings.
+    there : float
+        Bytes that the process has before.
+
+    Returns
+    -------
+    str
+        A sentence for an error, with numbers that would do.
+    """
+    budget = budget_of(options)
+    needed = stages(shape, room, options.selector)
     stage = max(needed, key=needed.__getitem__)
-    raise DataError(
+    return (
         f"this fit needs {in_words(there + needed[stage])} of memory, and "
         + (
             f"there are {in_words(budget)} (nine tenths of this machine's)"
@@ -337,7 +390,7 @@ def room_for(
             else f"the budget is {in_words(budget)} (memory)"
         )
         + f". Of it {in_words(there)} are there before it begins, the rest is for the stage "
-        f"{stage!r}. {_advice(shape, least, budget - there, options.selector)}"
+        f"{stage!r}. {_advice(shape, room, budget - there, options.selector)}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from os import PathLike
 from typing import Any
@@ -15,10 +16,12 @@ import kernelpot.training as training
 from kernelpot.automatic import fit_automatically
 from kernelpot.conventions import Progress
 from kernelpot.descriptors.protocol import Descriptor
+from kernelpot.fit_cost import Estimate, estimate
 from kernelpot.fitted_potential import FittedPotential
 from kernelpot.gp.inducing import Selector
 from kernelpot.model_state import unpack
 from kernelpot.options import Options, check_options
+from kernelpot.rates import Clock
 from kernelpot.robust import fit_robustly
 from kernelpot.summary import summarise
 
@@ -297,6 +300,31 @@ class KernelPotential(FittedPotential, BaseEstimator):
         self._adopt(fitted)
         self.training_summary_ = summarise(structures, self._evaluate, fitted, options, doubts)
         return self
+
+    def estimate_fit(
+        self, images: Iterable[Atoms], *, clock: Clock = time.perf_counter
+    ) -> Estimate:
+        """What a fit would take, before it runs: a look at some of the structures, some seconds.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            Labelled structures.
+        clock : Clock
+            By which the speed of this machine is measured.
+
+        Returns
+        -------
+        Estimate
+            Of which ``cost()`` gives seconds and memory, stage by stage.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or a structure is not valid; the message names it.
+        """
+        options = self._options()
+        return estimate(self._structures(images, labels="required"), options, clock)
 
     def partial_fit(self, images: Iterable[Atoms], y: None = None) -> KernelPotential:
         """Add labelled structures, keeping baseline and inducing variables: no refit.

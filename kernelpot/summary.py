@@ -15,6 +15,7 @@ from kernelpot.data import Noise, Structure, data_hash
 from kernelpot.doubts import Doubt, LabelErrors, doubted, log_doubts
 from kernelpot.fitted import Fitted
 from kernelpot.options import Options
+from kernelpot.selection import system_of
 
 __all__ = ["noise_in_use", "r_squared", "summarise"]
 
@@ -22,6 +23,8 @@ __all__ = ["noise_in_use", "r_squared", "summarise"]
 Evaluate = Callable[[Structure], tuple[float, Float, Float, Float]]
 """Gives energy, forces, stress and local energies of a structure."""
 
+_SOME = 40
+"""Structures in which neighbours are counted."""
 _DOUBTED = 6.0
 """Sigmas from the fit beyond which labels are worth a word."""
 
@@ -74,12 +77,32 @@ def summarise(
         "mae": {k: float(np.mean(np.abs(v))) for k, v in labelled.items() if len(v)},
         "rmse": {k: float(np.sqrt(np.mean(v**2))) for k, v in labelled.items() if len(v)},
         "doubts": [doubt._asdict() for doubt in doubts],
+        **_surroundings(structures, fitted),
         "data_hash": data_hash(structures),
         "seconds": {**fitted.seconds, "training errors": time.perf_counter() - started},
         "versions": {
             "python": platform.python_version(),
             **{p: _version(p) for p in ("kernelpot", "numpy", "scipy", "numba", "dscribe")},
         },
+    }
+
+
+def _surroundings(structures: Sequence[Structure], fitted: Fitted) -> dict[str, Any]:
+    """Neighbours of an atom within the cutoff of each process, and its volume, in some structures.
+
+    What predictions cost depends on them.
+    """
+    step = -(-len(structures) // _SOME)
+    some = structures[::step]
+    bound_g = [component.descriptor for component in fitted.components]
+    longest = max(bound_g, key=lambda bound: bound.cutoff)
+    n_atoms = sum(s.n_atoms for s in some)
+    r_p = np.concatenate([system_of(longest, s).pairs.r_p for s in some])
+    periodic = [s for s in some if s.periodic]
+    volume = sum(s.volume for s in periodic) / max(1, sum(s.n_atoms for s in periodic))
+    return {
+        "neighbours": [float(np.count_nonzero(r_p < b.cutoff)) / n_atoms for b in bound_g],
+        "volume": volume if periodic else None,
     }
 
 

@@ -20,6 +20,7 @@ from kernelpot.interfaces.console import (
     say_auto,
     say_model,
 )
+from kernelpot.interfaces.console_cost import say_fit_cost
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -31,6 +32,7 @@ __all__ = [
     "Run",
     "compare",
     "demo",
+    "dry_run",
     "fit",
     "md",
     "print_example",
@@ -151,6 +153,28 @@ def fit(
             if settings.output.plots:
                 title = f"{target.name}, test structures"
                 save_parity(compared, Path(settings.output.plots), title)
+
+
+def dry_run(source: Path | None, given: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say what a fit would take, by a look at some of the structures.
+
+    Parameters
+    ----------
+    source : Path | None
+        A settings file or a file of structures.
+    given : Mapping[str, Mapping[str, Any]]
+        Settings that win over those of the file, by section and key; None where nothing was given.
+
+    Raises
+    ------
+    ValueError
+        If settings cannot be used.
+    """
+    from kernelpot.interfaces.settings import check_settings, combine, make_model
+
+    settings = check_settings(combine(source, given))
+    train = _read(settings.data.train, settings.data.index)
+    say_fit_cost(make_model(settings).estimate_fit(train).cost())
 
 
 def compare(sources: Sequence[Path], index: str, keys: Mapping[str, str | None]) -> None:
