@@ -17,7 +17,7 @@ from kernelpot._machine import one_blas_thread, resident_memory
 from kernelpot.conventions import Float
 from kernelpot.data import Structure
 from kernelpot.environments import Chunk, jacobian_bytes
-from kernelpot.fit_memory import BASE, Process, Shape, budget_of, peak, shape_of, stages
+from kernelpot.fit_memory import BASE, Process, Shape, budget_of, peak, refusal, shape_of, stages
 from kernelpot.fit_sample import Sample, Timing, bind_roughly, look_at
 from kernelpot.full_basis import LEAVE_OUT_ROWS
 from kernelpot.full_noise import NOISE_ROWS

@@ -103,8 +103,8 @@ def say_prediction_cost(model: Any) -> None:
     cutoff = max(component.descriptor.cutoff for component in components)
     say(
         f"{cost.n_neighbours:.3g} neighbours within {cutoff:g} A ({where}); {rate / 1e9:.3g}"
-        " GFLOP/s in a product of matrices, by which operations are divided for the least time. Expected: with the shares of that speed that"
-        " benchmarks/speed.py found."
+        " GFLOP/s in a product of matrices, by which operations are divided for the least time."
+        " Expected: with the shares of that speed that benchmarks/speed.py found."
     )
     say(
         f"Lennard-Jones: {costs.LENNARD_JONES_FLOPS:g} operations for a pair, the same neighbours."
