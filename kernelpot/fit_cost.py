@@ -17,8 +17,10 @@ from kernelpot._machine import one_blas_thread, resident_memory
 from kernelpot.conventions import Float
 from kernelpot.data import Structure
 from kernelpot.environments import Chunk, jacobian_bytes
-from kernelpot.fit_memory import BASE, Process, Shape, budget_of, peak, refusal, shape_of, stages
+from kernelpot.fit_budget import BASE, budget_of, largest_room, refusal
+from kernelpot.fit_memory import stages
 from kernelpot.fit_sample import Sample, Timing, bind_roughly, look_at
+from kernelpot.fit_shape import Process, Shape, shape_of
 from kernelpot.full_basis import LEAVE_OUT_ROWS
 from kernelpot.full_noise import NOISE_ROWS
 from kernelpot.hyperparameters import COARSE
@@ -31,12 +33,13 @@ from kernelpot.selection import candidates_of_each
 
 __all__ = ["Estimate", "FitCost", "StageCost", "estimate"]
 
-_SEARCH = 20
-"""Steps of the search for amplitudes and noise: between 10 and 35 were seen."""
+_SEARCH = 12
+"""Steps of the search for amplitudes and noise: 5 and 12 for the bundled silicon. How many there
+will be depends on the labels; the search takes a small part of large fits."""
 _EVIDENCE_STEPS, _EVIDENCE_ROWS = 110, 1500
 _NOISE_STEPS = (14, 10)
 """Steps of the searches in the full basis: evidence of few labels, errors left out of few and of
-more."""
+more; likewise."""
 _FEW_LABELS = 1500
 
 
@@ -45,7 +48,7 @@ class StageCost(NamedTuple):
 
     name: str
     seconds: float
-    flops: float  # of products and factorisations; what is timed pair by pair is not counted
+    flops: float  # of products and factorisations; descriptors are timed, not counted
     memory: float  # most bytes of the process in this stage
 
 
@@ -102,7 +105,7 @@ class Estimate(NamedTuple):
         shape = shape_of(self.structures, options, self.bound_g)
         shape = _with_tangents_seen(shape, self.sample.timings)
         budget = budget_of(options)
-        room, fits = _largest_room(shape, budget - self.there, options)
+        room, fits = largest_room(shape, options, self.there)
         refused = "" if fits else refusal(shape, room, options, self.there)
         memory = stages(shape, room, options.selector)
         work = (_full if shape.full else _sparse)(self, shape, room, options)
@@ -141,16 +144,6 @@ def estimate(
     rates = measure_rates(clock, shape.n_columns, max(one.widths[0] for one in shape.processes))
     pair = _time_pair(structures, bound_g[0], options, clock) if shape.full else 0.0
     return Estimate(structures, options, tuple(bound_g), sample, rates, pair, there)
-
-
-def _largest_room(shape: Shape, left: float, options: Options) -> tuple[Room, bool]:
-    room: Room | None = Room()
-    least = Room()
-    while room is not None:
-        if peak(shape, room, options.selector) <= left:
-            return room, True
-        least, room = room, room.smaller()
-    return least, False
 
 
 def _with_tangents_seen(shape: Shape, timings: Sequence[Timing]) -> Shape:

@@ -16,7 +16,7 @@ from kernelpot.data import Structure
 from kernelpot.data_checks import DataError, check_energy_scale
 from kernelpot.descriptors.protocol import is_linear
 from kernelpot.descriptors.shared import shared_centres
-from kernelpot.fit_memory import room_for
+from kernelpot.fit_budget import room_for
 from kernelpot.fitted import (
     Fitted,
     Solved,

@@ -187,6 +187,33 @@ def test_budgets_of_auto_are_positive(folder, option, parameter):
     assert f"{parameter} must be positive; got 0.0" in line
 
 
+def test_a_dry_run_says_what_a_fit_takes(folder, monkeypatch):
+    monkeypatch.setattr("kernelpot.training.fit", lambda *_: pytest.fail("something was fitted"))
+    before = sorted(folder.iterdir())
+    result = call("fit", folder / "train.xyz", "--dry-run", "--memory", "2 GB", *SMALL)
+    assert result.exit_code == 0, result.output
+    for words in ("nothing was fitted", "rows", "posterior", "training errors", "GFLOP", "memory",
+                  "16 structures, 64 atoms", "192 forces",
+                  "keeps within the budget of 2 GB"):  # fmt: skip
+        assert words in result.stdout
+    result = call("fit", folder / "train.xyz", "--dry-run", "--memory", "50 MB", *SMALL)
+    assert "It would not begin: this fit needs" in result.stdout
+    assert sorted(folder.iterdir()) == before
+    assert "give one of them" in fails_with("fit", folder / "train.xyz", "--dry-run", "--auto")
+
+
+def test_a_fit_keeps_to_its_memory_or_refuses(folder):
+    target = folder / "memory.kpot"
+    line = fails_with("fit", folder / "train.xyz", "-o", target, "--memory", "50 MB", *SMALL)
+    assert "this fit needs" in line
+    assert "budget is 50 MB" in line
+    assert not target.exists()
+    assert "such as '2GB'" in fails_with("fit", folder / "train.xyz", "--memory", "much", *SMALL)
+    result = call("fit", folder / "train.xyz", "-o", target, "--memory", "2GB", *SMALL)
+    assert result.exit_code == 0, result.output
+    assert load(target).memory == "2GB"
+
+
 def test_fit_prints_an_example(folder):
     result = call("fit", "--example")
     assert result.exit_code == 0
@@ -311,7 +338,9 @@ def test_info(folder):
     assert result.exit_code == 0, result.output
     for words in ("cu.kpot (", "species", "Cu", "20 environments (fps)", "zeta 4", "sha256",
                   "numpy", "left-out RMSE", "log evidence", "Occam factor",
-                  "16 structures, 64 atoms"):  # fmt: skip
+                  "16 structures, 64 atoms", "this model", "Lennard-Jones", "DFT, 1000 atoms",
+                  "kernel", "as in the training data", "GFLOP/s", "Rev. Mod. Phys. 64, 1045",
+                  "11 valence electrons"):  # fmt: skip
         assert words in result.stdout
     assert "nothing.kpot" in fails_with("info", folder / "nothing.kpot")
 
