@@ -22,7 +22,7 @@ from kernelpot.fit_memory import stages
 from kernelpot.fit_sample import Sample, Timing, bind_roughly, look_at
 from kernelpot.fit_shape import Process, Shape, shape_of
 from kernelpot.full_basis import LEAVE_OUT_ROWS
-from kernelpot.full_noise import NOISE_ROWS
+from kernelpot.full_noise import EVIDENCE_ROWS, NOISE_ROWS
 from kernelpot.hyperparameters import COARSE
 from kernelpot.label_covariance import covariance
 from kernelpot.memory import Room
@@ -36,11 +36,10 @@ __all__ = ["Estimate", "FitCost", "StageCost", "estimate"]
 _SEARCH = 12
 """Steps of the search for amplitudes and noise: 5 and 12 for the bundled silicon. How many there
 will be depends on the labels; the search takes a small part of large fits."""
-_EVIDENCE_STEPS, _EVIDENCE_ROWS = 110, 1500
+_EVIDENCE_STEPS = 110
 _NOISE_STEPS = (14, 10)
 """Steps of the searches in the full basis: evidence of few labels, errors left out of few and of
 more; likewise."""
-_FEW_LABELS = 1500
 
 
 class StageCost(NamedTuple):
@@ -321,8 +320,8 @@ def _full(seen: Estimate, shape: Shape, room: Room, options: Options) -> Work:
     environments += 3.0 * shape.jacobians / rates.stream
     q = shape.processes[0].n_features
     pairs = 0.5 * shape.n_structures**2
-    few, more = min(n, _FEW_LABELS), min(n, NOISE_ROWS)
-    evidence = _EVIDENCE_STEPS * min(n, _EVIDENCE_ROWS) ** 3 / 3.0
+    few, more = min(n, EVIDENCE_ROWS), min(n, NOISE_ROWS)
+    evidence = _EVIDENCE_STEPS * few**3 / 3.0
     left_out = _NOISE_STEPS[0] * few**3 + (_NOISE_STEPS[1] * more**3 if n > few else 0.0)
     search = 0.0
     if options.learned or options.components[0].delta is None:

@@ -23,11 +23,11 @@ from kernelpot.conventions import LABEL_KINDS, Float, LabelSet, Progress, as_int
 from kernelpot.data import Structure
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.environments import Chunk, chunks_of
-from kernelpot.full_noise import NOISE_ROWS, choose_noise
+from kernelpot.full_noise import EVIDENCE_ROWS, NOISE_ROWS, choose_noise
 from kernelpot.gp.exact import leave_out, solve
 from kernelpot.gp.exact_noise import Labels
 from kernelpot.gp.inducing import Inducing
-from kernelpot.gp.packed import Packed
+from kernelpot.gp.packed import Packed, memory_of
 from kernelpot.label_covariance import fill
 from kernelpot.options import Options, effective_noise
 from kernelpot.terms.composition import CompositionBaseline
@@ -194,10 +194,15 @@ def memory_needed(n_labels: float, jacobians: float) -> float:
     float
         Bytes.
     """
-    inverse = 8.0 * n_labels**2 if n_labels <= LEAVE_OUT_ROWS else 0.0
-    # The noise is found with a part of the matrix: two copies of it in half, and an inverse.
-    searched = 16.0 * min(n_labels, NOISE_ROWS) ** 2
-    return 4.0 * n_labels * (n_labels + 1) + jacobians + max(inverse, searched)
+    few, more = min(n_labels, EVIDENCE_ROWS), min(n_labels, NOISE_ROWS)
+    after = (
+        # Amplitude by the evidence: the dense matrix of few labels, and with noise.
+        memory_of(few) + 16.0 * few**2,
+        # Noise by errors left out: a part of the matrix, its factor, and the inverse.
+        2.0 * memory_of(more) + 8.0 * more**2,
+        8.0 * n_labels**2 if n_labels <= LEAVE_OUT_ROWS else 0.0,
+    )
+    return memory_of(n_labels) + jacobians + max(after)
 
 
 def _collapse(

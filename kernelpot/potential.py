@@ -298,7 +298,9 @@ class KernelPotential(FittedPotential, BaseEstimator):
         several = isinstance(self.descriptor, (list, tuple))
         self._descriptor = descriptors if several else descriptors[0]
         self._adopt(fitted)
-        self.training_summary_ = summarise(structures, self._evaluate, fitted, options, doubts)
+        self.training_summary_ = summarise(
+            structures, self._evaluate, fitted, options, doubts, self.progress
+        )
         return self
 
     def estimate_fit(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kernelpot.conventions import LABEL_KINDS, Float, LabelSet
+from kernelpot.conventions import LABEL_KINDS, Float, LabelSet, Progress
 from kernelpot.data import Noise, Structure, data_hash
 from kernelpot.doubts import Doubt, LabelErrors, doubted, log_doubts
 from kernelpot.fitted import Fitted
@@ -35,6 +35,7 @@ def summarise(
     fitted: Fitted,
     options: Options,
     doubts: Sequence[Doubt] | None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The entries of ``training_summary_``.
 
@@ -50,6 +51,8 @@ def summarise(
         Settings.
     doubts : Sequence[Doubt] | None
         Labels that count less; None for those that are far from the fit.
+    progress : Progress | None
+        Told of the stage "training errors".
 
     Returns
     -------
@@ -57,7 +60,7 @@ def summarise(
         JSON-ready; errors are those on the structures given.
     """
     started = time.perf_counter()
-    errors = _errors(structures, evaluate, fitted)
+    errors = _errors(structures, evaluate, fitted, progress)
     if doubts is None and not fitted.triangles:
         doubts = ()  # with a label for each inducing variable the fit passes through all of them
     elif doubts is None:
@@ -114,11 +117,18 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _errors(structures: Sequence[Structure], evaluate: Evaluate, fitted: Fitted) -> LabelErrors:
+def _errors(
+    structures: Sequence[Structure],
+    evaluate: Evaluate,
+    fitted: Fitted,
+    progress: Progress | None,
+) -> LabelErrors:
     """Errors of the fit on the scale of each label's own source, expected to be the noise."""
     rows: list[tuple[Any, ...]] = []
-    for s in structures:
+    for k, s in enumerate(structures):
         energy, forces_nc, stress_v, _ = evaluate(s)
+        if progress is not None:
+            progress("training errors", k + 1, len(structures))
         energy += fitted.shifts.energy_of(s.source, s.numbers_n)
         noise = {k: fitted.noise.get(LabelSet(k, s.source), np.nan) for k in LABEL_KINDS}
         rows.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
+from rich.console import Console
 from typer.testing import CliRunner
 
-from kernelpot.interfaces import cli, commands
+from kernelpot.interfaces import cli, commands, console
 from kernelpot.potential import load
 
 runner = CliRunner()
@@ -212,6 +214,26 @@ def test_a_fit_keeps_to_its_memory_or_refuses(folder):
     result = call("fit", folder / "train.xyz", "-o", target, "--memory", "2GB", *SMALL)
     assert result.exit_code == 0, result.output
     assert load(target).memory == "2GB"
+
+
+def test_the_time_left_is_that_of_all_stages():
+    expected = {"features": 2.0, "selection": 4.0, "whitening": 1.0, "rows": 10.0, "posterior": 3.0}
+    told = [("features", 1, 4), ("features", 4, 4), ("tangents", 1, 2), ("tangents", 2, 2),
+            ("rows", 0, 8), ("rows", 4, 8), ("posterior", 1, 1)]  # fmt: skip
+    over = [console.seconds_done(expected, *one) for one in told]
+    assert over == [2.5, 4.0, 5.0, 6.0, 7.0, 12.0, 20.0]
+    assert console.seconds_done(expected, "race", 1, 2) == 0.0
+
+
+def test_a_terminal_shows_the_time_left(folder, monkeypatch):
+    terminal = Console(force_terminal=True, width=100, highlight=False, file=io.StringIO())
+    monkeypatch.setattr(console, "out", terminal)
+    monkeypatch.setattr(commands, "out", terminal)
+    result = call("fit", folder / "train.xyz", "-o", folder / "bar.kpot", *SMALL)
+    assert result.exit_code == 0, result.output
+    shown = terminal.file.getvalue()
+    for words in ("all, in s", "left", "rows", "posterior", "training errors", "16/16"):
+        assert words in shown
 
 
 def test_fit_prints_an_example(folder):

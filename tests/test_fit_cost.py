@@ -216,7 +216,7 @@ def test_nothing_fits_beside_python_itself(silicon):
 def test_memory_grows_with_what_is_asked_for(silicon):
     structures = structures_from_atoms(silicon)
     peaks = []
-    for n in (20, 100, 500):
+    for n in (20, 40, 80):
         model = KernelPotential(SOAP, n_environments=n, n_tangents=16)
         shape = shape_of(structures, model._options(), [SOAP.bind([14])])
         found = stages(shape, Room())
@@ -224,7 +224,7 @@ def test_memory_grows_with_what_is_asked_for(silicon):
         peaks.append(max(found.values()))
     assert peaks[0] < peaks[1] < peaks[2]
     # Triangles: the square of the number of inducing variables.
-    assert 15.0 < peaks[2] / peaks[1] < 26.0
+    assert 3.0 < peaks[2] / peaks[1] < 4.5
 
 
 # ------------------------------------------------------------------------------- seconds

@@ -136,7 +136,11 @@ def fit(
     _refuse_to_overwrite(target, settings.output.force)
     train = _read(settings.data.train, settings.data.index)
     test = _read(settings.data.test) if settings.data.test else []
-    with progress_bar() as progress:
+    expected = None
+    if budget is None and out.is_terminal:
+        cost = make_model(settings).estimate_fit(train).cost()
+        expected = {stage.name: stage.seconds for stage in cost.stages}
+    with progress_bar(expected) as progress:
         if budget is None:
             model = make_model(settings, progress).fit(train)
         else:
