@@ -26,6 +26,7 @@ from threadpoolctl import threadpool_limits
 from kernelpot import Calculator, KernelPotential, Soap, datasets
 from kernelpot.conventions import System
 from kernelpot.neighbours import PairList
+from kernelpot.prediction_cost import prediction_flops
 
 
 def median_seconds(function, repeats):
@@ -75,18 +76,6 @@ def alloy_data(elements, n_structures=30):
         atoms.calc = SinglePointCalculator(atoms, **found)
         images.append(atoms)
     return images
-
-
-def floor_flops(n_max, l_max, n_features, n_kept, n_environments, n_neighbours):
-    """Operations per atom that no implementation of this model can leave out, by stage."""
-    lm = (l_max + 1) ** 2
-    project = 2 * n_features * n_kept if n_kept < n_features else 0
-    return {
-        "density": 2 * n_neighbours * lm * n_max,
-        "power spectrum": 2 * n_features * (2 * l_max + 1) / 2 + project,
-        "kernel": 2 * 4 * n_environments * n_kept,
-        "adjoint": 2 * (2 * n_neighbours * lm * n_max + n_features * (2 * l_max + 1)) + project,
-    }
 
 
 def moving(atoms, calculator):
@@ -169,7 +158,7 @@ def show_stages(args):
             for size in args.sizes:
                 atoms = silicon(size)
                 n_neighbours, stages = time_stages(model, atoms, args.repeats)
-                flops = floor_flops(
+                flops = prediction_flops(
                     n_max, l_max, n_features, kept.n_features, model.n_environments_, n_neighbours
                 )
                 for stage, (seconds, parts) in stages.items():

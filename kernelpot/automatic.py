@@ -5,20 +5,19 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from kernelpot._machine import physical_memory
 from kernelpot.conventions import Progress
 from kernelpot.data import Structure
+from kernelpot.fit_cost import Estimate
 from kernelpot.full_basis import memory_needed
 from kernelpot.full_noise import NOISE_ROWS
 from kernelpot.left_out_systems import choose_splits, learn_species
 from kernelpot.race import Race, Runner, Trial, race
+from kernelpot.rates import product_rate
 from kernelpot.trials import HEATS, Make, runner
 from kernelpot.variations import suits_full_basis
 
@@ -31,6 +30,8 @@ _FEWER_AXES = (1e-5, 1e-4)
 as with 1e-6, time and memory a quarter less; ethanol one per cent more error. With 1e-4: errors of
 aspirin as with all features (80 and 240 structures, within 1 per cent), memory for derivatives and
 time of the covariance halved."""
+Predict = Callable[[Mapping[str, Any]], Estimate]
+"""What a fit with these parameters takes."""
 _TANGENTS = 20
 _ENVIRONMENTS = (30, 50, 80, 120, 160, 200, 250, 300, 400, 500, 650, 800, 1000)
 """Numbers of environments among which the budget chooses."""
@@ -98,7 +99,9 @@ def fit_automatically(
         tell=tell,
     )
     left = time_budget - (time.perf_counter() - started)
-    settings, why = _final_settings(found, run, structures, left, cost)
+    settings, why = _final_settings(
+        found, run, lambda s: make_trial(s).estimate_fit(images), structures, left, cost
+    )
     why = (why[0], *alike, *why[1:])
     for line in why:
         log.info("%s", line)
@@ -108,6 +111,7 @@ def fit_automatically(
 def _final_settings(
     found: Race,
     run: Runner,
+    predict: Predict,
     structures: Sequence[Structure],
     seconds: float,
     cost: float | None,
@@ -135,7 +139,8 @@ def _final_settings(
         sparse = tuple(run(settings, part, heat)._replace(change="sparse basis") for heat in (0, 1))
         found = Race((*found.trials, *sparse), sparse[1], found.reason)
         seconds -= time.perf_counter() - started
-    n_environments, reason = _affordable(found, structures, seconds, cost)
+    predicted = predict({**settings, "n_tangents": _TANGENTS})
+    n_environments, reason = _affordable(found, predicted, structures, seconds, cost)
     settings |= {"n_environments": n_environments, "n_tangents": _TANGENTS}
     of_each = " for each process" if _n_processes(settings) > 1 else ""
     words = f"{n_environments} environments{of_each} with {_TANGENTS} tangents each"
@@ -158,7 +163,7 @@ def _no_full_basis(
         + stages["hyperparameters"] * max(searched, 1.0) ** 3
         + stages["environments"] * growth
         + stages["covariance"] * growth**2
-        + n_labels**3 / 3.0 / _FLOPS
+        + n_labels**3 / 3.0 / product_rate()
     )
     memory = memory_needed(n_labels, trial.jacobians * growth)
     if cost is not None and us_per_atom > cost:
@@ -193,12 +198,16 @@ def _lighter(
     return None
 
 
-_FLOPS = 4e10
-"""What a core or two of a small machine do in a factorisation, per second."""
+_CAREFUL = 0.8
+"""Share of the time that is given to a fit: predictions are right to within a quarter."""
 
 
 def _affordable(
-    found: Race, structures: Sequence[Structure], seconds: float, cost: float | None
+    found: Race,
+    predicted: Estimate,
+    structures: Sequence[Structure],
+    seconds: float,
+    cost: float | None,
 ) -> tuple[int, str]:
     """Most environments, of each process, within time, memory, cost of a prediction and labels."""
     sparse = [t for t in found.trials if t.settings["basis"] == "sparse"]
@@ -208,16 +217,13 @@ def _affordable(
     limits = {
         "as many as the number of atoms suggests": n_atoms // 4,
         "as many as the number of labels suggests": n_labels // (2 * per_environment),
-        "as many as fit into a quarter of the memory": int(
-            math.sqrt(physical_memory() / 4.0 / 60.0) / per_environment
-        ),
     }
-    # Rows cost atoms times inducing variables; their reduction the square of the latter.
-    per_column = found.winner.seconds / (found.winner.n_structures * found.winner.n_inducing)
-    columns = per_environment * np.array(_ENVIRONMENTS)
-    needed = per_column * len(structures) * columns + 2.0 * n_labels * columns**2 / _FLOPS
-    affordable = [m for m, t in zip(_ENVIRONMENTS, needed, strict=True) if t < seconds]
-    limits["as many as the time allows"] = max(affordable, default=_ENVIRONMENTS[0])
+    costs = {m: predicted.cost(m) for m in _ENVIRONMENTS}
+    for words, good in (
+        ("as many as fit into the memory", lambda one: not one.refused),
+        ("as many as the time allows", lambda one: one.seconds < _CAREFUL * seconds),
+    ):
+        limits[words] = max((m for m, one in costs.items() if good(one)), default=_ENVIRONMENTS[0])
     if cost is not None:
         limits[f"as many as {cost:g} us/atom allow"] = _by_cost(sparse, cost)
     reason = min(limits, key=limits.__getitem__)

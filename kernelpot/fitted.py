@@ -166,5 +166,5 @@ def whitening_of(components: Sequence[Component]) -> Whitening:
     Whitening
         One block for each component and species.
     """
-    blocks = [K_mm(group, one.zeta) for one in components for group in one.inducing]
-    return whiten_blocks(blocks, _RANK_TOLERANCE)
+    blocks = (K_mm(group, one.zeta) for one in components for group in one.inducing)
+    return whiten_blocks(blocks, _RANK_TOLERANCE, overwrite=True)

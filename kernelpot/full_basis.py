@@ -18,17 +18,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot._machine import one_blas_thread, physical_memory
+from kernelpot._machine import one_blas_thread
 from kernelpot.conventions import LABEL_KINDS, Float, LabelSet, Progress, as_int
 from kernelpot.data import Structure
-from kernelpot.data_checks import DataError
 from kernelpot.descriptors.protocol import BoundDescriptor
-from kernelpot.environments import Chunk, chunks_of, jacobian_bytes
-from kernelpot.full_noise import choose_noise
+from kernelpot.environments import Chunk, chunks_of
+from kernelpot.full_noise import EVIDENCE_ROWS, NOISE_ROWS, choose_noise
 from kernelpot.gp.exact import leave_out, solve
 from kernelpot.gp.exact_noise import Labels
 from kernelpot.gp.inducing import Inducing
-from kernelpot.gp.packed import Packed
+from kernelpot.gp.packed import Packed, memory_of
 from kernelpot.label_covariance import fill
 from kernelpot.options import Options, effective_noise
 from kernelpot.terms.composition import CompositionBaseline
@@ -93,14 +92,7 @@ def fit_full_basis(
     -------
     FullFit
         Collapsed weights, amplitude, noise.
-
-    Raises
-    ------
-    DataError
-        If the covariance of the labels would not fit into the memory.
     """
-    n_labels = sum(s.n_labels for s in structures)
-    _check_memory(n_labels, memory_needed(n_labels, jacobian_bytes(structures, bound)))
     free_delta = delta is None
     clock = [time.perf_counter()]
     sources = sorted({s.source for s in structures})
@@ -202,18 +194,15 @@ def memory_needed(n_labels: float, jacobians: float) -> float:
     float
         Bytes.
     """
-    inverse = 8.0 * n_labels**2 if n_labels <= LEAVE_OUT_ROWS else 0.0
-    return 4.0 * n_labels * (n_labels + 1) + jacobians + inverse
-
-
-def _check_memory(n_labels: int, needed: float) -> None:
-    there = physical_memory()
-    if needed > 0.9 * there:
-        raise DataError(
-            f"basis='full' keeps the covariance of all {n_labels} labels and the derivatives of "
-            f"all features: {needed / 1e9:.1f} GB, and this machine has {there / 1e9:.1f} GB. Fit "
-            "fewer structures, give a larger feature_tolerance, or take basis='sparse'."
-        )
+    few, more = min(n_labels, EVIDENCE_ROWS), min(n_labels, NOISE_ROWS)
+    after = (
+        # Amplitude by the evidence: the dense matrix of few labels, and with noise.
+        memory_of(few) + 16.0 * few**2,
+        # Noise by errors left out: a part of the matrix, its factor, and the inverse.
+        2.0 * memory_of(more) + 8.0 * more**2,
+        8.0 * n_labels**2 if n_labels <= LEAVE_OUT_ROWS else 0.0,
+    )
+    return memory_of(n_labels) + jacobians + max(after)
 
 
 def _collapse(

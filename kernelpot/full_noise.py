@@ -22,15 +22,15 @@ from kernelpot.gp.packed import Packed
 from kernelpot.hyperparameters import IMPORTANCE
 from kernelpot.options import NOISE_RANGE, Options
 
-__all__ = ["NOISE_ROWS", "choose_noise"]
+__all__ = ["EVIDENCE_ROWS", "NOISE_ROWS", "choose_noise"]
 
 log = logging.getLogger("kernelpot")
 
-_FEW_ROWS = 1500
+EVIDENCE_ROWS = 1500
 """Labels with which the amplitude is found: some hundred Cholesky factors of 30 ms."""
 NOISE_ROWS = 6000
 """Labels with which the noise is found at most."""
-_SEARCHES = ((_FEW_ROWS, 4.0, 2), (NOISE_ROWS, 2.0, 1))
+_SEARCHES = ((EVIDENCE_ROWS, 4.0, 2), (NOISE_ROWS, 2.0, 1))
 """Numbers of labels with which the noise is found, the factor by which it is changed, and after how
 many steps without less error a direction is given up. With the larger number a step is a factor and
 an inverse of 3 s."""
@@ -74,7 +74,7 @@ def choose_noise(
         delta, and a factor on the assumed noise for each set.
     """
     order = np.random.default_rng(options.random_state).permutation(len(together.counts))
-    few_r, few = _some(together, order, _FEW_ROWS)
+    few_r, few = _some(together, order, EVIDENCE_ROWS)
     learned_l = [label.kind in options.learned for label in labels]
     present_l = np.bincount(few.set_r, minlength=len(labels)) > 0
     given_l = [None if a and b else 1.0 for a, b in zip(learned_l, present_l, strict=True)]

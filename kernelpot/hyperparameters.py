@@ -18,11 +18,18 @@ from kernelpot.gp.whitening import Whitening
 from kernelpot.options import NOISE_RANGE, Options
 from kernelpot.rows import Component
 
-__all__ = ["COARSE", "IMPORTANCE", "choose_hyperparameters", "folds_of", "leave_out_errors"]
+__all__ = [
+    "COARSE",
+    "IMPORTANCE",
+    "N_FOLDS",
+    "choose_hyperparameters",
+    "folds_of",
+    "leave_out_errors",
+]
 
 log = logging.getLogger("kernelpot")
 
-_N_FOLDS = 5
+N_FOLDS = 5
 """Parts of the data that are left out in turn to find noise levels and amplitudes."""
 COARSE = 1500
 """Inducing variables with which they are found: of the independent ones the most telling."""
@@ -50,7 +57,7 @@ def folds_of(structures: Sequence[Outlined], isolated: set[int], options: Option
         Indices of each part.
     """
     rest = np.array(sorted(set(range(len(structures))) - isolated), dtype=np.intp)
-    n_folds = min(_N_FOLDS, len(rest))
+    n_folds = min(N_FOLDS, len(rest))
     if n_folds < 3:
         return [as_int(np.arange(len(structures)))]
     rng = np.random.default_rng(options.random_state)

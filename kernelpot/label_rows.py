@@ -19,6 +19,7 @@ from kernelpot.conventions import (
 )
 from kernelpot.data import Structure
 from kernelpot.gp.triangles import RowReducer, Triangle, empty_triangle
+from kernelpot.memory import Room
 from kernelpot.rows import Component, structure_rows
 from kernelpot.selection import system_of
 from kernelpot.sources import SourceShifts
@@ -26,9 +27,9 @@ from kernelpot.targets import to_learn
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
-__all__ = ["Known", "LabelRows", "add_rows", "label_rows"]
+__all__ = ["BATCH_ROWS", "Known", "LabelRows", "add_rows", "count_rows", "label_rows"]
 
-_BATCH_ROWS = 1024
+BATCH_ROWS = 1024
 """Rows that wait for their reduction, about: half of what `RowReducer` collects."""
 
 
@@ -39,6 +40,7 @@ class Known(NamedTuple):
     baseline: CompositionBaseline
     repulsion: CoreRepulsion | None
     shifts: SourceShifts
+    room: Room = Room()
 
     @property
     def n_columns(self) -> int:
@@ -80,7 +82,7 @@ def label_rows(structure: Structure, known: Known) -> list[LabelRows]:
         return found
     longest = max((c.descriptor for c in known.components), key=lambda bound: bound.cutoff)
     system = system_of(longest, structure)
-    rows = structure_rows(known.components, system, gradients=gradients)
+    rows = structure_rows(known.components, system, gradients=gradients, room=known.room)
     energy, forces_r, stress_v = to_learn(structure, system.pairs, known.baseline, known.repulsion)
     energy -= known.shifts.start_of(structure.source, structure.numbers_n)
 
@@ -102,6 +104,27 @@ def label_rows(structure: Structure, known: Known) -> list[LabelRows]:
         A_rm = rows.strain_vm[has_stress] / structure.volume
         add("stress", A_rm, stress_v[has_stress], structure.sigma_stress, has_stress)
     return found
+
+
+def count_rows(structures: Sequence[Structure]) -> dict[LabelSet, int]:
+    """How many labels of each set there are.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        With their labels.
+
+    Returns
+    -------
+    dict[LabelSet, int]
+        By source, and then by kind; without those that are not there.
+    """
+    sources = sorted({structure.source for structure in structures})
+    found = {LabelSet(kind, source): 0 for source in sources for kind in LABEL_KINDS}
+    for s in structures:
+        for kind, values in zip(LABEL_KINDS, (s.energy, s.forces_nc, s.stress_v), strict=True):
+            found[LabelSet(kind, s.source)] += int(np.count_nonzero(np.isfinite(values)))
+    return {label: n for label, n in found.items() if n}
 
 
 def add_rows(
@@ -128,12 +151,13 @@ def add_rows(
     dict[LabelSet, Triangle]
         Statistics of all rows, of the sets that have any.
     """
-    sources = sorted({structure.source for structure in structures})
-    labels = list(triangles)
-    labels += [LabelSet(k, source) for source in sources for k in LABEL_KINDS]
+    n_rows = count_rows(structures)
     reducers = {
-        label: RowReducer(triangles.get(label, empty_triangle(known.n_columns)))
-        for label in dict.fromkeys(labels)
+        label: RowReducer(
+            triangles.get(label, empty_triangle(known.n_columns)),
+            max(1, min(known.room.n_buffer, n_rows.get(label, 0))),
+        )
+        for label in dict.fromkeys([*triangles, *n_rows])
     }
     done = 0
     for batch in _batches(structures):
@@ -154,7 +178,7 @@ def _batches(structures: Sequence[Structure]) -> Iterator[list[Structure]]:
     for structure in structures:
         batch.append(structure)
         n_rows += structure.n_labels
-        if n_rows >= _BATCH_ROWS:
+        if n_rows >= BATCH_ROWS:
             yield batch
             batch, n_rows = [], 0
     if batch:

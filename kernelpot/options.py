@@ -14,6 +14,7 @@ from kernelpot.descriptors import Soap
 from kernelpot.descriptors.protocol import Descriptor, is_linear
 from kernelpot.gp.inducing import SELECTORS, Selector
 from kernelpot.gp.kernels import check_zeta
+from kernelpot.memory import Room, parse_memory
 
 __all__ = [
     "BASES",
@@ -63,6 +64,8 @@ class Options(NamedTuple):
     reference_source: str | None  # on whose scale energies are; None: of the most
     robust: float | None  # labels further from the others than this many sigmas count less
     random_state: int | None
+    memory: float | None = None  # bytes that the process may have; None: what the machine has
+    room: Room = Room()
 
 
 def check_options(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> Options:
@@ -152,6 +155,7 @@ def check_options(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) ->
         parameters["reference_source"],
         _threshold(parameters["robust"]),
         parameters["random_state"],
+        parse_memory(parameters["memory"]),
     )
 
 

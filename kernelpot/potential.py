@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from os import PathLike
 from typing import Any
@@ -16,10 +17,12 @@ from kernelpot.automatic import fit_automatically
 from kernelpot.conventions import Progress
 from kernelpot.descriptors.protocol import Descriptor
 from kernelpot.distributed import Files, paths_of, read_by_workers, scattered
+from kernelpot.fit_cost import Estimate, estimate
 from kernelpot.fitted_potential import FittedPotential
 from kernelpot.gp.inducing import Selector
 from kernelpot.model_state import unpack
 from kernelpot.options import Options, check_options
+from kernelpot.rates import Clock
 from kernelpot.robust import fit_robustly
 from kernelpot.summary import summarise
 from kernelpot.training_data import Data, InProcess, say_nothing
@@ -98,6 +101,10 @@ class KernelPotential(FittedPotential, BaseEstimator):
     robust : bool | float
         Whether labels further than 6 sigma (or this number of sigmas) from what all other
         structures say count less (``doubts_``). Costs one to three more fits.
+    memory : float | str | None
+        What the process may take during a fit: bytes, or "2GB". Work is done in smaller pieces
+        where that helps; a fit that needs more says so before it begins, and what to lower. None:
+        nine tenths of the machine's memory.
     energy_key : str | None
         Name of the energies in ``atoms.info``; None for the results of ``atoms.calc``.
     forces_key : str | None
@@ -178,6 +185,7 @@ class KernelPotential(FittedPotential, BaseEstimator):
         core_repulsion: bool = True,
         reference_source: str | None = None,
         robust: bool | float = False,
+        memory: float | str | None = None,
         energy_key: str | None = None,
         forces_key: str | None = None,
         stress_key: str | None = None,
@@ -203,6 +211,7 @@ class KernelPotential(FittedPotential, BaseEstimator):
         self.core_repulsion = core_repulsion
         self.reference_source = reference_source
         self.robust = robust
+        self.memory = memory
         self.energy_key = energy_key
         self.forces_key = forces_key
         self.stress_key = stress_key
@@ -317,11 +326,42 @@ class KernelPotential(FittedPotential, BaseEstimator):
                 "basis='full' is fitted in one process: the covariance of all labels is one "
                 "matrix, not a sum over structures. Fit without a client, or with basis='sparse'."
             )
+        if options.memory is not None:
+            raise ValueError(
+                f"memory={self.memory!r} is a budget of one process, and with a client there are "
+                "several: workers are told how much each may take when they are started "
+                "(`dask worker --memory-limit`). Leave memory out, or fit without a client."
+            )
         tell = self.progress or say_nothing
         files = paths_of(images)
         if files:
             return read_by_workers(client, files, *self._labels(), options, tell)
         return scattered(client, self._structures(images, labels="required"), options)
+
+    def estimate_fit(
+        self, images: Iterable[Atoms], *, clock: Clock = time.perf_counter
+    ) -> Estimate:
+        """What a fit would take, before it runs: a look at some of the structures, some seconds.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            Labelled structures.
+        clock : Clock
+            By which the speed of this machine is measured.
+
+        Returns
+        -------
+        Estimate
+            Of which ``cost()`` gives seconds and memory, stage by stage; of a fit in this process.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or a structure is not valid; the message names it.
+        """
+        options = self._options()
+        return estimate(self._structures(images, labels="required"), options, clock)
 
     def partial_fit(self, images: Iterable[Atoms], y: None = None) -> KernelPotential:
         """Add labelled structures, keeping baseline and inducing variables: no refit.

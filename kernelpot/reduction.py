@@ -3,6 +3,7 @@ the same."""
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 
@@ -14,13 +15,16 @@ from kernelpot.data import Structure
 from kernelpot.descriptors._soap_bound import BoundSoap
 from kernelpot.descriptors.projected import ProjectedDescriptor
 from kernelpot.descriptors.protocol import BoundDescriptor, is_linear
+from kernelpot.memory import Room
+from kernelpot.rows import centres_at_once
 from kernelpot.selection import system_of
 
-__all__ = ["contract_density", "reduce_features"]
+__all__ = ["SAMPLE", "contract_density", "reduce_features", "samples"]
 
 log = logging.getLogger("kernelpot")
 
-_SAMPLE = 400
+_DEFAULT = Room()
+SAMPLE = 400
 """Environments of each species from which the axes are found: their Jacobians give some
 thirty thousand vectors."""
 
@@ -30,6 +34,7 @@ def reduce_features(
     bound: BoundDescriptor,
     tolerance: float,
     random_state: int | None,
+    room: Room = _DEFAULT,
 ) -> BoundDescriptor:
     """A descriptor on the principal axes of its features and of their derivatives.
 
@@ -48,6 +53,8 @@ def reduce_features(
         Share of the second moment that may be left out; 0 changes nothing.
     random_state : int | None
         Seed of the choice of environments.
+    room : Room
+        Bounds the derivatives that are computed at once.
 
     Returns
     -------
@@ -57,14 +64,16 @@ def reduce_features(
     """
     if tolerance <= 0.0 or is_linear(bound):
         return bound
-    moments_zqq = [
-        _moment(structures, bound, place_n)
-        for place_n in _samples(structures, bound.species, random_state)
-    ]
+    # One after the other: each takes the square of the number of features.
+    moments_zqq = (
+        _moment(structures, bound, place_n, room)
+        for place_n in samples(structures, bound.species, random_state)
+    )
     if getattr(bound, "centre_similarity", None) is None:
         axes_z = [_axes(moment_qq, tolerance) for moment_qq in moments_zqq]
     else:  # products of unlike centres need the same axes
-        axes_z = [_axes(np.sum(moments_zqq, axis=0), tolerance)] * len(moments_zqq)
+        together_qq = functools.reduce(np.add, moments_zqq)
+        axes_z = [_axes(together_qq, tolerance)] * len(bound.species)
     kept = max(len(axes_kq) for axes_kq in axes_z)
     log.info("%d of %d features are kept", kept, bound.n_features)
     # A projection that leaves out little costs more than it saves.
@@ -72,7 +81,10 @@ def reduce_features(
 
 
 def contract_density(
-    structures: Sequence[Structure], bound: BoundDescriptor, random_state: int | None
+    structures: Sequence[Structure],
+    bound: BoundDescriptor,
+    random_state: int | None,
+    n_sample: int = SAMPLE,
 ) -> BoundDescriptor:
     """A SOAP whose radial functions are the principal ones of the density in the structures.
 
@@ -89,6 +101,8 @@ def contract_density(
         A SOAP that says to how many functions, or any other descriptor.
     random_state : int | None
         Seed of the choice of environments.
+    n_sample : int
+        Environments of each species that are looked at.
 
     Returns
     -------
@@ -99,7 +113,7 @@ def contract_density(
     if not isinstance(bound, BoundSoap) or bound.n_contracted is None:
         return bound
     moments = []
-    for place_n in _samples(structures, bound.species, random_state):
+    for place_n in samples(structures, bound.species, random_state, n_sample):
         for s in np.unique(place_n[:, 0]):
             centres_b = as_int(place_n[place_n[:, 0] == s, 1])
             system = system_of(bound, structures[s])
@@ -113,38 +127,64 @@ def contract_density(
     return bound.mixed(np.einsum("lka,lazn->lkzn", axes_lka, bound.functions))
 
 
-def _samples(
-    structures: Sequence[Structure], species: Sequence[int], random_state: int | None
+def samples(
+    structures: Sequence[Structure],
+    species: Sequence[int],
+    random_state: int | None,
+    n_sample: int = SAMPLE,
 ) -> list[np.ndarray]:
-    """Structure and atom of some environments of each species."""
+    """Structure and atom of some environments of each species.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        The training structures.
+    species : Sequence[int]
+        Atomic numbers.
+    random_state : int | None
+        Seed.
+    n_sample : int
+        Environments of each species at most.
+
+    Returns
+    -------
+    list[np.ndarray]
+        Of each species shape (number, 2), by structure.
+    """
     rng = np.random.default_rng(random_state)
     numbers_n = np.concatenate([s.numbers_n for s in structures])
     place_n = np.array([(s, n) for s, st in enumerate(structures) for n in range(st.n_atoms)])
     samples = []
     for number in species:
         mine = np.flatnonzero(numbers_n == number)
-        mine = np.sort(rng.choice(mine, min(_SAMPLE, len(mine)), replace=False))
+        mine = np.sort(rng.choice(mine, min(n_sample, len(mine)), replace=False))
         samples.append(place_n[mine])
     return samples
 
 
-def _moment(structures: Sequence[Structure], bound: BoundDescriptor, place_n: np.ndarray) -> Float:
+def _moment(
+    structures: Sequence[Structure], bound: BoundDescriptor, place_n: np.ndarray, room: Room
+) -> Float:
     """Second moment of the features and derivatives of some environments, trace two."""
     features_qq = np.zeros((bound.n_features, bound.n_features))
     derivatives_qq = np.zeros_like(features_qq)
     for s in np.unique(place_n[:, 0]):
         centres_b = as_int(place_n[place_n[:, 0] == s, 1])
-        x_bq, J_pcq = bound.jacobian(system_of(bound, structures[s]), centres_b)
-        J_rq = J_pcq.reshape(-1, bound.n_features)
-        features_qq += x_bq.T @ x_bq
-        derivatives_qq += J_rq.T @ J_rq
+        system = system_of(bound, structures[s])
+        block = centres_at_once(room, bound, system.pairs.first_n)
+        for first in range(0, len(centres_b), block):
+            x_bq, J_pcq = bound.jacobian(system, centres_b[first : first + block])
+            J_rq = J_pcq.reshape(-1, bound.n_features)
+            features_qq += x_bq.T @ x_bq
+            derivatives_qq += J_rq.T @ J_rq
     for moment_qq in (features_qq, derivatives_qq):
         moment_qq /= max(np.trace(moment_qq), 1e-300)
-    return features_qq + derivatives_qq
+    features_qq += derivatives_qq
+    return features_qq
 
 
 def _axes(moment_qq: Float, tolerance: float) -> Float:
-    value_q, axes_qq = scipy.linalg.eigh(moment_qq)
+    value_q, axes_qq = scipy.linalg.eigh(moment_qq, overwrite_a=True)
     left_out_q = np.cumsum(np.maximum(value_q, 0.0))
     first = int(np.searchsorted(left_out_q, tolerance * left_out_q[-1]))
     return np.ascontiguousarray(axes_qq[:, first:].T[::-1])

@@ -3,6 +3,7 @@ the inducing variables. Descriptors meet Gaussian processes here and nowhere els
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,13 +11,13 @@ import numpy as np
 
 from kernelpot._jit import njit
 from kernelpot.conventions import Float, Int, System, as_int
-from kernelpot.descriptors.protocol import BoundDescriptor, block_of, is_linear
+from kernelpot.descriptors.protocol import BoundDescriptor, block_of, is_linear, widths
 from kernelpot.gp.covariances import K_bb, K_bm, add_gradient_rows, offsets
 from kernelpot.gp.inducing import Inducing
+from kernelpot.memory import Room
 from kernelpot.neighbours import within
 
-_BLOCK_BYTES = 2**26
-"""Bound on the Jacobian of a block of centres and on its products with the inducing variables."""
+_DEFAULT = Room()
 
 
 class Component(NamedTuple):
@@ -94,7 +95,7 @@ def block_of_pairs(first_n: Int, centres_b: Int) -> tuple[Int, Int]:
 
 
 def structure_rows(
-    components: Sequence[Component], system: System, *, gradients: bool
+    components: Sequence[Component], system: System, *, gradients: bool, room: Room = _DEFAULT
 ) -> StructureRows:
     """Rows of K_rm of one structure.
 
@@ -106,6 +107,8 @@ def structure_rows(
         The structure, with pairs within the longest cutoff at least.
     gradients : bool
         Whether forces and strain derivatives are wanted.
+    room : Room
+        Bounds the derivatives of a block of centres and their products.
 
     Returns
     -------
@@ -122,20 +125,51 @@ def structure_rows(
     first = 0
     for component in components:
         near = System(system.species_n, within(system.pairs, component.descriptor.cutoff)[0])
-        _add_component(component, near, first, rows)
+        _add_component(component, near, first, rows, room)
         first += component.n_columns
     return rows
 
 
-def _add_component(component: Component, system: System, first: int, rows: StructureRows) -> None:
+def centres_at_once(room: Room, bound: BoundDescriptor, first_n: Int, n_columns: int = 0) -> int:
+    """How many centres' derivatives there is room for.
+
+    Parameters
+    ----------
+    room : Room
+        What they may take, with their products.
+    bound : BoundDescriptor
+        Whose derivatives are meant.
+    first_n : Int
+        Offsets of the pairs of all centres.
+    n_columns : int
+        Vectors with which the derivatives are multiplied.
+
+    Returns
+    -------
+    int
+        At least one.
+    """
+    numbers = widths(bound)
+    # Features and those that they stand on are there at once, and later their products.
+    widest = max([numbers[-1] + n_columns, *(a + b for a, b in itertools.pairwise(numbers))])
+    n_pairs = int(np.diff(first_n).max(initial=1))
+    return int(np.clip(room.block / (24.0 * widest * max(n_pairs, 1)), 1, 4096))
+
+
+def _add_component(
+    component: Component, system: System, first: int, rows: StructureRows, room: Room
+) -> None:
     """Add one component's covariances to its columns, which begin at ``first``."""
     descriptor, zeta, inducing = component
     pairs = system.pairs
     gradients = rows.forces_rm is not None
     column_z = first + offsets([len(group.Z_mq) for group in inducing])
-    widest = max([descriptor.n_features, *(len(group.Z_mq) for group in inducing)])
-    pairs_per_atom = max(1.0, len(pairs.i_p) / max(len(system.species_n), 1)) if gradients else 1.0
-    block = int(np.clip(_BLOCK_BYTES / (24.0 * widest * pairs_per_atom), 1, 4096))
+    most = max(len(group.Z_mq) for group in inducing)
+    if gradients:
+        block = centres_at_once(room, descriptor, pairs.first_n, most)
+    else:  # some arrays of the covariances of local energies
+        widest = sum(widths(descriptor)) + 6 * most
+        block = int(np.clip(room.block / (8.0 * widest), 1, 4096))
     for z, centres_b in centre_blocks(component, system.species_n, block):
         group = inducing[z]
         if len(group.Z_mq) == 0:

@@ -27,16 +27,23 @@ from kernelpot.gp.inducing import (
     singular_tangents,
     tangents,
 )
+from kernelpot.memory import Room
 from kernelpot.neighbours import find_pairs
 
-__all__ = ["choose_inducing", "choose_sample", "system_of"]
+__all__ = [
+    "BATCH",
+    "candidates_of_each",
+    "choose_inducing",
+    "choose_sample",
+    "quotas_of",
+    "system_of",
+]
 
 log = logging.getLogger("kernelpot")
 
-_CANDIDATE_BYTES = 2**29
-"""Bound on the features of the candidates from which environments are chosen."""
+_DEFAULT = Room()
 
-_BATCH = 32
+BATCH = 32
 """Structures or environments between two words of progress."""
 
 _POOL = 5
@@ -138,6 +145,7 @@ def choose_inducing(
     tell: Progress,
     zeta: int = 4,
     balance_groups: bool = False,
+    room: Room = _DEFAULT,
 ) -> tuple[Inducing, ...]:
     """Environments by the selector, species by species, and their tangents.
 
@@ -172,6 +180,8 @@ def choose_inducing(
     balance_groups : bool
         Whether each group of structures gets a share of each species' environments, in proportion
         to the square root of its atoms, so that small groups are represented.
+    room : Room
+        Bounds the features of the candidates.
 
     Returns
     -------
@@ -189,7 +199,7 @@ def choose_inducing(
     rng = np.random.default_rng(random_state)
     place_n = np.array([(s, n) for s, st in enumerate(structures) for n in range(st.n_atoms)])
     numbers_n = np.concatenate([s.numbers_n for s in structures])
-    candidates_n = _candidates(numbers_n, bound, rng)
+    candidates_n = _candidates(numbers_n, bound, room, rng)
 
     x_nq = np.empty((len(candidates_n), bound.n_features))
 
@@ -199,13 +209,13 @@ def choose_inducing(
             centres_b = as_int(place_n[candidates_n[mine], 1])
             x_nq[mine] = bound.features(system_of(bound, structures[s]), centres_b)[0]
 
-    for first in range(0, len(structures), _BATCH):
-        batch = range(first, min(first + _BATCH, len(structures)))
+    for first in range(0, len(structures), BATCH):
+        batch = range(first, min(first + BATCH, len(structures)))
         side_by_side(describe, batch)
         tell("features", batch.stop, len(structures))
 
     counts = [int(np.count_nonzero(numbers_n == z)) for z in bound.species]
-    quotas = _quotas(n_environments, bound.species, counts)
+    quotas = quotas_of(n_environments, bound.species, counts)
     names = [s.group if balance_groups else "" for s in structures]
     group_s = np.unique(names, return_inverse=True)[1]
     if selector == "variance":
@@ -220,12 +230,14 @@ def choose_inducing(
         mine = np.flatnonzero(numbers_n[candidates_n] == number)
         structure_n = place_n[candidates_n[mine], 0]
         alone = [n for n, s in enumerate(structure_n) if s in isolated][:1]
-        candidates = _Candidates(mine, x_nq[mine], group_s[structure_n], as_int(alone))
+        x_mine = _rows_of(x_nq, mine)
+        candidates = _Candidates(mine, x_mine, group_s[structure_n], as_int(alone))
         told = functools.partial(_tell_some, tell, sum(quotas[:z]), sum(quotas), quotas[z])
         if selector == "joint" and n_tangents:
             group = _choose_jointly(
-                candidates, quotas[z], jacobian, n_tangents, tangent_threshold, zeta, rng, told
-            )
+                candidates, quotas[z], jacobian, n_tangents, tangent_threshold, zeta, room, rng,
+                told,
+            )  # fmt: skip
         else:
             picked = _choose(candidates, quotas[z], selector, rng)
 
@@ -235,8 +247,8 @@ def choose_inducing(
                 return tangents(jacobian(mine[n]), n_tangents, tangent_threshold)
 
             kept: list[Float] = []
-            for first in range(0, len(picked), _BATCH):
-                kept += side_by_side(tangents_of, picked[first : first + _BATCH])
+            for first in range(0, len(picked), BATCH):
+                kept += side_by_side(tangents_of, picked[first : first + BATCH])
                 told(len(kept), len(picked))
             group = join(candidates.x_nq[picked], kept)
         chosen.append(group)
@@ -270,7 +282,7 @@ def _choose(
     picked = [candidates.alone]
     for g, share in enumerate(candidates.shares(quota - len(candidates.alone))):
         mine = rest[candidates.group_n[rest] == g]
-        picked.append(mine[select(candidates.x_nq[mine], int(share), selector, rng)])
+        picked.append(mine[select(_rows_of(candidates.x_nq, mine), int(share), selector, rng)])
     return as_int(np.concatenate(picked))
 
 
@@ -281,6 +293,7 @@ def _choose_jointly(
     n_tangents: int,
     threshold: float,
     zeta: int,
+    room: Room,
     rng: np.random.Generator,
     told: Callable[[int, int], None],
 ) -> Inducing:
@@ -288,7 +301,7 @@ def _choose_jointly(
     n_spare = _SPARE_TANGENTS * n_tangents
     n_features, n_most = candidates.x_nq.shape[1], quota * (1 + n_tangents)
     bytes_each = 8 * ((1 + n_spare) * n_features + (1 + _LEADING_TANGENTS) * n_most)
-    n_pool = max(quota, min(_POOL * quota, _CANDIDATE_BYTES // bytes_each))
+    n_pool = max(quota, min(_POOL * quota, int(room.candidates // bytes_each)))
     pool = _choose(candidates, n_pool, "fps", rng)
     weighted: list[Float] = []
     for k, n in enumerate(pool):
@@ -317,9 +330,31 @@ def _tell_some(tell: Progress, before: int, total: int, share: int, done: int, o
     tell("tangents", before + done * share // of, total)
 
 
-def _candidates(numbers_n: Int, bound: BoundDescriptor, rng: np.random.Generator) -> Int:
+def candidates_of_each(room: Room, n_features: int, n_species: int) -> int:
+    """How many environments of a species there is room for, among which some are chosen.
+
+    Parameters
+    ----------
+    room : Room
+        What their features may take.
+    n_features : int
+        Of each.
+    n_species : int
+        That share the room equally.
+
+    Returns
+    -------
+    int
+        At least one.
+    """
+    return max(1, int(room.candidates // (8 * n_features * n_species)))
+
+
+def _candidates(
+    numbers_n: Int, bound: BoundDescriptor, room: Room, rng: np.random.Generator
+) -> Int:
     """Atoms among which environments are chosen: all, or an equal random share per species."""
-    share = max(1, _CANDIDATE_BYTES // (8 * bound.n_features * len(bound.species)))
+    share = candidates_of_each(room, bound.n_features, len(bound.species))
     chosen = []
     for number in bound.species:
         mine = np.flatnonzero(numbers_n == number)
@@ -330,10 +365,36 @@ def _candidates(numbers_n: Int, bound: BoundDescriptor, rng: np.random.Generator
     return as_int(np.sort(np.concatenate(chosen)))
 
 
-def _quotas(
+def _rows_of(x_nq: Float, index_n: Int) -> Float:
+    """Rows of distinct indices; the array itself where these are all in their order."""
+    whole = len(index_n) == len(x_nq) and bool(np.all(np.diff(index_n) == 1))
+    return x_nq if whole else x_nq[index_n]
+
+
+def quotas_of(
     n_environments: int | dict[str, int], species: tuple[int, ...], counts: Sequence[int]
 ) -> list[int]:
-    """Environments per species: as named, or in proportion to the square root of its atoms."""
+    """Environments per species: as named, or in proportion to the square root of its atoms.
+
+    Parameters
+    ----------
+    n_environments : int | dict[str, int]
+        In all, or by chemical symbol.
+    species : tuple[int, ...]
+        Atomic numbers.
+    counts : Sequence[int]
+        Atoms of each.
+
+    Returns
+    -------
+    list[int]
+        Of each species, at most as many as it has atoms.
+
+    Raises
+    ------
+    ValueError
+        If ``n_environments`` names other species than the data.
+    """
     if isinstance(n_environments, dict):
         names = [chemical_symbols[z] for z in species]
         missing = sorted(set(names) ^ set(n_environments))

@@ -25,11 +25,14 @@ from kernelpot.doubts import (
 from kernelpot.fitted import Fitted, no_posterior
 from kernelpot.options import Options
 from kernelpot.prediction import evaluate_structure, predictor_of
+from kernelpot.selection import system_of
 from kernelpot.training_data import Data
 
 __all__ = ["noise_in_use", "r_squared", "summarise"]
 
 
+_SOME = 40
+"""Structures in which neighbours are counted."""
 _DOUBTED = 6.0
 """Sigmas from the fit beyond which labels are worth a word."""
 
@@ -83,12 +86,32 @@ def summarise(
         "mae": mae,
         "rmse": rmse,
         "doubts": [doubt._asdict() for doubt in doubts],
+        **_surroundings(data, fitted),
         "data_hash": joined_hash(s.key for s in data.outlines),
         "seconds": {**fitted.seconds, "training errors": time.perf_counter() - started},
         "versions": {
             "python": platform.python_version(),
             **{p: _version(p) for p in ("kernelpot", "numpy", "scipy", "numba", "dscribe")},
         },
+    }
+
+
+def _surroundings(data: Data, fitted: Fitted) -> dict[str, Any]:
+    """Neighbours of an atom within the cutoff of each process, and its volume, in some structures.
+
+    What predictions cost depends on them.
+    """
+    n_structures = len(data.outlines)
+    some = data.some(range(0, n_structures, -(-n_structures // _SOME)))
+    bound_g = [component.descriptor for component in fitted.components]
+    longest = max(bound_g, key=lambda bound: bound.cutoff)
+    n_atoms = sum(s.n_atoms for s in some)
+    r_p = np.concatenate([system_of(longest, s).pairs.r_p for s in some])
+    periodic = [s for s in some if s.periodic]
+    volume = sum(s.volume for s in periodic) / max(1, sum(s.n_atoms for s in periodic))
+    return {
+        "neighbours": [float(np.count_nonzero(r_p < b.cutoff)) / n_atoms for b in bound_g],
+        "volume": volume if periodic else None,
     }
 
 

@@ -34,6 +34,7 @@ from kernelpot.hyperparameters import (
     leave_out_errors,
 )
 from kernelpot.label_rows import Known, add_rows
+from kernelpot.memory import Room
 from kernelpot.options import Options, effective_noise
 from kernelpot.reduction import contract_density, reduce_features
 from kernelpot.rows import Component
@@ -54,6 +55,7 @@ class Plan(NamedTuple):
     repulsion: CoreRepulsion | None
     isolated: frozenset[int]  # structures that are isolated atoms
     reference: str  # source on whose scale energies are
+    room: Room  # what may be done in pieces of which size
     seconds: float
 
 
@@ -95,17 +97,21 @@ def prepare(data: Data, options: Options, progress: Progress | None = None) -> P
         )
     sample = choose_sample(outlines, isolated, options.selection_sample, options.random_state)
     structures = data.some(sample)
+    raw_g = [
+        contract_density(structures, one.descriptor.bind(species), options.random_state)
+        for one in options.components
+    ]
+    # Before anything that takes long; how many features will be kept is not known yet.
+    options = options._replace(room=data.room(options, raw_g, reduced=False))
     bound_g = [
         shared_centres(
             reduce_features(
-                structures,
-                contract_density(structures, one.descriptor.bind(species), options.random_state),
-                options.feature_tolerance,
-                options.random_state,
+                structures, raw, options.feature_tolerance, options.random_state, options.room
             )
         )
-        for one in options.components
+        for raw in raw_g
     ]
+    options = options._replace(room=data.room(options, bound_g, reduced=True))
     repulsion = None
     if options.core_repulsion:
         numbers = as_int(species)
@@ -114,7 +120,8 @@ def prepare(data: Data, options: Options, progress: Progress | None = None) -> P
     if options.basis == "full":
         # Its inducing variables are the labels themselves.
         components = (Component(bound_g[0], options.components[0].zeta, ()),)
-        return Plan(components, repulsion, isolated, reference, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return Plan(components, repulsion, isolated, reference, options.room, seconds)
     components = tuple(
         Component(
             bound,
@@ -130,6 +137,7 @@ def prepare(data: Data, options: Options, progress: Progress | None = None) -> P
                 random_state=options.random_state,
                 zeta=one.zeta,
                 balance_groups=options.balance_groups,
+                room=options.room,
                 tell=tell,
             ),
         )
@@ -138,7 +146,8 @@ def prepare(data: Data, options: Options, progress: Progress | None = None) -> P
     n_columns = sum(component.n_columns for component in components)
     n_environments = sum(component.n_environments for component in components)
     log.info("inducing variables: %d, of which %d are environments", n_columns, n_environments)
-    return Plan(components, repulsion, isolated, reference, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Plan(components, repulsion, isolated, reference, options.room, seconds)
 
 
 def species_of(outlines: Sequence[Outline]) -> tuple[int, ...]:
@@ -219,7 +228,7 @@ def learn(
     if options.basis == "full":
         structures = data.some(range(len(outlines)))
         return _fit_full(structures, plan, baseline, shifts, options, tell)
-    known = Known(plan.components, baseline, plan.repulsion, shifts)
+    known = Known(plan.components, baseline, plan.repulsion, shifts, plan.room)
     whitening = whitening_of(plan.components)
     parts = folds_of(outlines, set(plan.isolated), options)
     whole_b = [is_linear(c.descriptor) for c in plan.components for _ in c.inducing]
@@ -237,6 +246,7 @@ def learn(
     leave_out = leave_out_errors(
         triangles, grams, coarse, plan.components, delta_g, effective, wide
     )
+    del grams, coarse
     tell("hyperparameters", 1, 1)
     seconds["hyperparameters"] = time.perf_counter() - started
 

@@ -14,11 +14,15 @@ from kernelpot.conventions import Int, LabelSet, Progress
 from kernelpot.data import Structure
 from kernelpot.data_outlines import outlines_of
 from kernelpot.data_records import Outline
+from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.doubts import Doubt, reweighted
+from kernelpot.fit_budget import room_for
 from kernelpot.gp.evidence import Gram, gram
 from kernelpot.gp.triangles import Triangle, join_triangles
 from kernelpot.gp.whitening import Whitening
 from kernelpot.label_rows import Known, add_rows
+from kernelpot.memory import Room
+from kernelpot.options import Options
 
 __all__ = ["Data", "InProcess", "Statistics", "grams_of", "join_sets", "say_nothing"]
 
@@ -49,6 +53,29 @@ class Data(Protocol):
         -------
         list[Structure]
             In this order.
+        """
+
+    def room(self, options: Options, bound_g: Sequence[BoundDescriptor], *, reduced: bool) -> Room:
+        """Sizes of the pieces of the fit, for the memory of who works on it.
+
+        Parameters
+        ----------
+        options : Options
+            Settings.
+        bound_g : Sequence[BoundDescriptor]
+            The descriptors, as far as they are known.
+        reduced : bool
+            Whether they stand on their principal axes, where they are to.
+
+        Returns
+        -------
+        Room
+            The largest pieces that fit.
+
+        Raises
+        ------
+        DataError
+            If the smallest do not.
         """
 
     def each(
@@ -125,6 +152,10 @@ class InProcess:
         """As in `Data`."""
         return [self._structures[s] for s in indices]
 
+    def room(self, options: Options, bound_g: Sequence[BoundDescriptor], *, reduced: bool) -> Room:
+        """As in `Data`: the process keeps within ``options.memory``."""
+        return room_for(self._structures, options, bound_g, reduced=reduced)
+
     def each(
         self, stage: str, function: Callable[..., Any], *shared: Any, tell: Progress
     ) -> list[Any]:
@@ -141,16 +172,21 @@ class InProcess:
     ) -> Statistics:
         """As in `Data`, part after part."""
         structures = reweighted(self._structures, doubts)
-        found = Statistics({}, [])
+        triangles, grams = Statistics({}, [])
         n_done = 0
         for part in parts:
             told = functools.partial(_tell_of_part, tell, n_done, len(structures))
-            triangles = add_rows({}, [structures[s] for s in part], known, told)
+            of_part = add_rows({}, [structures[s] for s in part], known, told)
             if len(parts) > 1:
-                found.grams.append(grams_of(triangles, coarse))
-            found = found._replace(triangles=join_sets(found.triangles, triangles))
+                grams.append(grams_of(of_part, coarse))
+            # One after the other and in place: each takes the square of the number of columns.
+            for label in list(of_part):
+                triangle = of_part.pop(label)
+                if label in triangles:
+                    triangle = join_triangles(triangles[label], triangle, overwrite=True)
+                triangles[label] = triangle
             n_done += len(part)
-        return found
+        return Statistics(triangles, grams)
 
 
 def _tell_of_part(tell: Progress, before: int, total: int, stage: str, done: int, _: int) -> None:

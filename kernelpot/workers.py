@@ -21,10 +21,13 @@ from kernelpot._machine import one_thread
 from kernelpot.conventions import LABEL_KINDS, Int, LabelSet, Progress, as_int
 from kernelpot.data import Structure
 from kernelpot.data_records import Outline
+from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.doubts import Doubt, reweighted
 from kernelpot.gp.triangles import Triangle
 from kernelpot.gp.whitening import Whitening
 from kernelpot.label_rows import Known, add_rows
+from kernelpot.memory import Room
+from kernelpot.options import Options
 from kernelpot.training_data import Statistics, grams_of, join_sets, say_nothing
 
 __all__ = ["Workers", "alone"]
@@ -85,6 +88,10 @@ class Workers:
             return [structure for part in picked for structure in part]
 
         return self._surely(pick)
+
+    def room(self, options: Options, bound_g: Sequence[BoundDescriptor], *, reduced: bool) -> Room:
+        """As in `Data`: workers have limits of their own, so that nothing is counted here."""
+        return Room()
 
     def each(
         self,

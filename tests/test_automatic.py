@@ -44,6 +44,11 @@ def ethanol():
     return structures_from_atoms(datasets.load_ethanol("train")[:40])
 
 
+def predict(images):
+    """What fits to structures take."""
+    return KernelPotential(Soap(cutoff=4.0, n_max=4, l_max=3), n_tangents=20).estimate_fit(images)
+
+
 def quiet(stage, done, total):
     assert 0 <= done <= total
 
@@ -257,13 +262,20 @@ def test_budgets(silicon, ethanol):
     assert _by_cost(trials[:1], 20.0) == 80
     assert _by_cost(trials, 1.0) == 1
     found = Race(tuple(trials), trials[1], "")
-    few, _ = _affordable(found, silicon, 30.0, None)
-    many, _ = _affordable(found, silicon, 1e9, None)
-    assert few <= many
+    predicted = predict(datasets.load_silicon("train"))
+    least, reason = _affordable(found, predicted, silicon, 0.0, None)
+    many, _ = _affordable(found, predicted, silicon, 1e9, None)
+    assert least == 30 < many
+    assert "time" in reason
+    tight = predicted._replace(options=predicted.options._replace(memory=1e8))
+    least, reason = _affordable(found, tight, silicon, 1e9, None)
+    assert least == 30
+    assert "memory" in reason
     both = trials[1].settings | {"descriptor": [Soap(), Soap(cutoff=6.0)]}
-    half, _ = _affordable(Race((), trials[1]._replace(settings=both), ""), silicon, 1e9, None)
+    winner = trials[1]._replace(settings=both)
+    half, _ = _affordable(Race((), winner, ""), predicted, silicon, 1e9, None)
     assert many / 3 < half < many
-    cheap, reason = _affordable(found, silicon, 1e9, 11.0)
+    cheap, reason = _affordable(found, predicted, silicon, 1e9, 11.0)
     assert cheap <= 50
     assert "us/atom" in reason
     full = fake({"forces": 0.1}, {"basis": "full"}, n=20)
@@ -285,11 +297,11 @@ def test_a_coarser_descriptor_saves_the_full_basis(ethanol):
         return costly._replace(settings=settings, stages=costly.stages | {"covariance": covariance})
 
     for light, words in ((1e-5, "1e-05"), (1e-4, "0.0001")):
-        settings, why = _final_settings(found, run, ethanol, 60.0, None)
+        settings, why = _final_settings(found, run, None, ethanol, 60.0, None)
         assert settings == {"basis": "full", "zeta": 4, "feature_tolerance": light}
         assert any(f"start, feature_tolerance {words} instead" in line for line in why)
     light = None
-    settings, why = _final_settings(found, run, ethanol, 60.0, None)
+    settings, why = _final_settings(found, run, None, ethanol, 60.0, None)
     assert settings == {"basis": "full", "zeta": 2}
     assert any("coarser instead" in line and "s are left" in line for line in why)
 
@@ -319,7 +331,8 @@ def test_molecules_too_dear_in_the_full_basis_keep_to_the_cost(ethanol):
         return fake({"forces": 0.1}, {**settings, **size}, us_per_atom=(10.0, 22.0)[heat])
 
     found = Race((full,), full, "")
-    settings, why = _final_settings(found, run, 20 * ethanol, 1e9, 20.0)
+    predicted = predict(20 * datasets.load_ethanol("train")[:40])
+    settings, why = _final_settings(found, run, lambda _: predicted, 20 * ethanol, 1e9, 20.0)
     assert settings["basis"] == "sparse"
     assert settings["n_environments"] <= 90
     assert "20 us/atom" in why[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
+from rich.console import Console
 from typer.testing import CliRunner
 
-from kernelpot.interfaces import cli, commands
+from kernelpot.interfaces import cli, commands, console
 from kernelpot.potential import load
 
 runner = CliRunner()
@@ -187,6 +189,55 @@ def test_budgets_of_auto_are_positive(folder, option, parameter):
     assert f"{parameter} must be positive; got 0.0" in line
 
 
+def test_a_dry_run_says_what_a_fit_takes(folder, monkeypatch):
+    monkeypatch.setattr(
+        "kernelpot.training.prepare", lambda *_: pytest.fail("something was fitted")
+    )
+    before = sorted(folder.iterdir())
+    result = call("fit", folder / "train.xyz", "--dry-run", "--memory", "2 GB", *SMALL)
+    assert result.exit_code == 0, result.output
+    for words in ("nothing was fitted", "rows", "posterior", "training errors", "GFLOP", "memory",
+                  "16 structures, 64 atoms", "192 forces",
+                  "keeps within the budget of 2 GB"):  # fmt: skip
+        assert words in result.stdout
+    result = call("fit", folder / "train.xyz", "--dry-run", "--memory", "50 MB", *SMALL)
+    assert "It would not begin: this fit needs" in result.stdout
+    assert sorted(folder.iterdir()) == before
+    assert "give one of them" in fails_with("fit", folder / "train.xyz", "--dry-run", "--auto")
+
+
+def test_a_fit_keeps_to_its_memory_or_refuses(folder):
+    target = folder / "memory.kpot"
+    line = fails_with("fit", folder / "train.xyz", "-o", target, "--memory", "50 MB", *SMALL)
+    assert "this fit needs" in line
+    assert "budget is 50 MB" in line
+    assert not target.exists()
+    assert "such as '2GB'" in fails_with("fit", folder / "train.xyz", "--memory", "much", *SMALL)
+    result = call("fit", folder / "train.xyz", "-o", target, "--memory", "2GB", *SMALL)
+    assert result.exit_code == 0, result.output
+    assert load(target).memory == "2GB"
+
+
+def test_the_time_left_is_that_of_all_stages():
+    expected = {"features": 2.0, "selection": 4.0, "whitening": 1.0, "rows": 10.0, "posterior": 3.0}
+    told = [("features", 1, 4), ("features", 4, 4), ("tangents", 1, 2), ("tangents", 2, 2),
+            ("rows", 0, 8), ("rows", 4, 8), ("posterior", 1, 1)]  # fmt: skip
+    over = [console.seconds_done(expected, *one) for one in told]
+    assert over == [2.5, 4.0, 5.0, 6.0, 7.0, 12.0, 20.0]
+    assert console.seconds_done(expected, "race", 1, 2) == 0.0
+
+
+def test_a_terminal_shows_the_time_left(folder, monkeypatch):
+    terminal = Console(force_terminal=True, width=100, highlight=False, file=io.StringIO())
+    monkeypatch.setattr(console, "out", terminal)
+    monkeypatch.setattr(commands, "out", terminal)
+    result = call("fit", folder / "train.xyz", "-o", folder / "bar.kpot", *SMALL)
+    assert result.exit_code == 0, result.output
+    shown = terminal.file.getvalue()
+    for words in ("all, in s", "left", "rows", "posterior", "training errors", "16/16"):
+        assert words in shown
+
+
 def test_fit_prints_an_example(folder):
     result = call("fit", "--example")
     assert result.exit_code == 0
@@ -311,7 +362,9 @@ def test_info(folder):
     assert result.exit_code == 0, result.output
     for words in ("cu.kpot (", "species", "Cu", "20 environments (fps)", "zeta 4", "sha256",
                   "numpy", "left-out RMSE", "log evidence", "Occam factor",
-                  "16 structures, 64 atoms"):  # fmt: skip
+                  "16 structures, 64 atoms", "this model", "Lennard-Jones", "DFT, 1000 atoms",
+                  "kernel", "as in the training data", "GFLOP/s", "Rev. Mod. Phys. 64, 1045",
+                  "11 valence electrons"):  # fmt: skip
         assert words in result.stdout
     assert "nothing.kpot" in fails_with("info", folder / "nothing.kpot")
 

@@ -103,6 +103,8 @@ def assert_same_fit(found, expected):
     ours, theirs = found.training_summary_, expected.training_summary_
     for exact in ("n_structures", "n_atoms", "n_labels", "data_hash"):
         assert ours[exact] == theirs[exact]
+    assert ours["neighbours"] == pytest.approx(theirs["neighbours"], rel=1e-12)
+    assert ours["volume"] == pytest.approx(theirs["volume"], rel=1e-12)
     for measured in ("mae", "rmse"):
         assert ours[measured] == pytest.approx(theirs[measured], rel=1e-8)
     assert [d["name"] for d in ours["doubts"]] == [d["name"] for d in theirs["doubts"]]
@@ -223,9 +225,11 @@ def test_the_client_looks_closely_at_a_sample_only(train_file, model, client, mo
         return pick(self, indices)
 
     monkeypatch.setattr(workers.Workers, "some", some)
+    monkeypatch.setattr("kernelpot.summary._SOME", 5)
     few = model(selection_sample=6)
     few.fit(str(train_file), client=client)
-    (chosen,) = fetched
+    chosen, counted = fetched
+    assert 1 < len(counted) <= 5, "in which the summary counts neighbours"
     assert 6 <= len(chosen) <= 8
     assert chosen > {4, 5}, "isolated atoms are always among them"
     assert_same_fit(few, model(selection_sample=6).fit(read_images(train_file)))
@@ -286,6 +290,16 @@ def test_command_line(train_file, model, client, tmp_path):
 
 
 # Without a cluster
+
+
+def test_a_budget_of_memory_is_that_of_one_process(train_file, model):
+    images = read_images(train_file)
+    with pytest.raises(ValueError, match=r"one process.*--memory-limit"):
+        model(memory="2GB").fit(images, client=object())
+    arguments = ["fit", str(train_file), "--dry-run", "--dask", "tcp://x:1"]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 2
+    assert "give one of them" in done.stderr
 
 
 def test_without_dask_the_extra_is_named(train_file, monkeypatch, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from kernelpot import KernelPotential, Soap, load
+from kernelpot import KernelPotential, Soap, fit_budget, load
 from kernelpot.gp.exact import leave_out, solve
 from kernelpot.gp.exact_noise import Labels, extrapolate, left_out_noise, maximise_noise
 from kernelpot.gp.packed import Packed
@@ -383,8 +383,6 @@ def test_wrong_parameters_are_explained(parameters, words, images):
 
 
 def test_too_many_labels_for_the_memory_are_refused(images, emt_soap, monkeypatch):
-    from kernelpot import full_basis
-
-    monkeypatch.setattr(full_basis, "physical_memory", lambda: 1e4)
-    with pytest.raises(ValueError, match="keeps the covariance of all"):
+    monkeypatch.setattr(fit_budget, "physical_memory", lambda: 1e8)
+    with pytest.raises(ValueError, match="nine tenths of this machine"):
         KernelPotential(emt_soap, basis="full").fit(images)

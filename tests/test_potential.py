@@ -18,6 +18,7 @@ from kernelpot.data import LabelKeys, Noise, structures_from_atoms
 from kernelpot.data_checks import DataError, DataWarning
 from kernelpot.gp.inducing import SELECTORS
 from kernelpot.gp.triangles import empty_triangle
+from kernelpot.memory import Room
 from kernelpot.model_file import ModelFileError
 from kernelpot.rows import centre_blocks
 from kernelpot.selection import system_of
@@ -85,14 +86,13 @@ def test_rows_are_derivatives_of_the_energy_row(emt_model, emt_images):
     assert_allclose(found.strain_vm, strain, atol=1e-6 * np.abs(strain).max())
 
 
-def test_blocks_of_centres_do_not_change_the_rows(emt_model, emt_images, monkeypatch):
+def test_blocks_of_centres_do_not_change_the_rows(emt_model, emt_images):
     fitted = emt_model.fitted_
     structures = structures_from_atoms(emt_images[:1], LabelKeys(), Noise(1.0, 1.0, 1.0))
     system = system_of(fitted.components[0].descriptor, structures[0])
     args = (fitted.components, system)
     whole = rows.structure_rows(*args, gradients=True)
-    monkeypatch.setattr(rows, "_BLOCK_BYTES", 1)
-    split = rows.structure_rows(*args, gradients=True)
+    split = rows.structure_rows(*args, gradients=True, room=Room(block=1.0))
     for a, b in zip(whole, split, strict=True):
         assert_allclose(a, b, atol=1e-12)
 
@@ -527,7 +527,7 @@ def test_progress_is_told(emt_images, emt_soap):
     ).fit(emt_images[:6])
     stages = [stage for stage, _, _ in heard]
     assert list(dict.fromkeys(stages)) == [
-        "features", "tangents", "rows", "hyperparameters", "posterior",
+        "features", "tangents", "rows", "hyperparameters", "posterior", "training errors",
     ]  # fmt: skip
     assert all(0 <= done <= total for _, done, total in heard)
-    assert heard[-1] == ("posterior", 1, 1)
+    assert heard[-1] == ("training errors", 6, 6)

@@ -185,6 +185,11 @@ class BoundSoap:
         return _soap_numba.Neighbourhoods(start_b, offset_b, r_p, w_p, dw_p)
 
     @property
+    def resolution(self) -> tuple[int, int]:
+        """Radial functions of all channels together, and the highest degree of the harmonics."""
+        return self._plan.n_max, self._plan.l_max
+
+    @property
     def functions(self) -> Float:
         """Radial functions of each species as combinations of the basis, shape
         (l_max + 1, n, n_species, n_max); n counts those of all channels."""

@@ -110,3 +110,20 @@ def block_of(bound: BoundDescriptor, species_n: Int) -> Int:
         The same, or zeros where all species share one block.
     """
     return np.zeros_like(species_n) if n_blocks(bound) == 1 else species_n
+
+
+def widths(bound: BoundDescriptor) -> list[int]:
+    """Numbers of features, from those that are computed first to those of the descriptor itself.
+
+    Parameters
+    ----------
+    bound : BoundDescriptor
+        One that may stand on another (its attribute ``inner``), and so on.
+
+    Returns
+    -------
+    list[int]
+        The descriptor's own number is the last.
+    """
+    inner = getattr(bound, "inner", None)
+    return [*([] if inner is None else widths(inner)), bound.n_features]

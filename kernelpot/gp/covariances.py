@@ -37,6 +37,23 @@ def K_ab(first: Inducing, second: Inducing, zeta: int) -> Float:
     Float
         Shape (n_inducing of the first, n_inducing of the second).
     """
+    K = np.empty((len(first.Z_mq), len(second.Z_mq)))
+    # Some environments at a time: what is computed on the way takes ten times the space of K.
+    n_e = len(first.first_e) - 1
+    step = max(1, BLOCK_ROWS * n_e // max(1, len(K)))
+    for e in range(0, n_e, step):
+        rows = slice(first.first_e[e], first.first_e[min(e + step, n_e)])
+        part = Inducing(first.Z_mq[rows], first.first_e[e : e + step + 1] - rows.start)
+        K[rows] = _K_some(part, second, zeta)
+    return K
+
+
+BLOCK_ROWS = 512
+"""Rows of a prior covariance that are computed at once."""
+
+
+def _K_some(first: Inducing, second: Inducing, zeta: int) -> Float:
+    """`K_ab` of a few environments."""
     G_ab = first.Z_mq @ second.Z_mq.T  # (a, b) products of all vectors
     # Rows of the environments that own each variable.
     own_a = first.first_e[:-1][first.owner_m]
@@ -73,7 +90,11 @@ def K_mm(inducing: Inducing, zeta: int) -> Float:
         Shape (n_inducing, n_inducing), symmetric.
     """
     K = K_ab(inducing, inducing, zeta)
-    return 0.5 * (K + K.T)
+    for first in range(0, len(K), BLOCK_ROWS):
+        rows = slice(first, first + BLOCK_ROWS)
+        mean = 0.5 * (K[rows, first:] + K[first:, rows].T)
+        K[rows, first:], K[first:, rows] = mean, mean.T
+    return K
 
 
 def K_bm(products_bm: Float, inducing: Inducing, zeta: int) -> Float:

@@ -15,11 +15,27 @@ from scipy.linalg import blas, lapack
 
 from kernelpot.conventions import Float, Int
 
-__all__ = ["Packed"]
+__all__ = ["Packed", "memory_of"]
 
 _WIDTH = 1024
 """Columns of a panel: wide enough for products at full speed, narrow enough that the upper halves
 of the blocks on the diagonal do not count."""
+
+
+def memory_of(n: float) -> float:
+    """Memory of a matrix of this order.
+
+    Parameters
+    ----------
+    n : float
+        The order.
+
+    Returns
+    -------
+    float
+        Bytes: half of the matrix, and the upper halves of the blocks on its diagonal.
+    """
+    return 4.0 * n * (n + min(n, _WIDTH))
 
 
 class Packed:

@@ -134,10 +134,11 @@ def posterior(
     delta_k = whitening.spread(delta_b)
     R = np.zeros((n_k + 1, n_k + 1), order="F")
     for triangle, factor in zip(triangles, noise, strict=True):
-        R = absorb(R, whitened_rows(triangle, whitening, factor), triangular=False)
+        R = absorb(R, whitened_rows(triangle, whitening, factor))
     prior = np.zeros((n_k, n_k + 1), order="F")
     np.fill_diagonal(prior, 1.0 / delta_k)
     R = absorb(R, prior, triangular=True)
+    del prior
     R_kk = np.asfortranarray(R[:n_k, :n_k])
     w_k = scipy.linalg.solve_triangular(R_kk, R[:n_k, n_k], check_finite=False)
     n_rows = sum(triangle.n_rows for triangle in triangles)
@@ -168,6 +169,6 @@ def whitened_rows(triangle: Triangle, whitening: Whitening, noise: float = 1.0) 
         Shape (rows of the triangle, n_whitened + 1), Fortran order.
     """
     rows = np.empty((len(triangle.R), whitening.n_whitened + 1), order="F")
-    rows[:, :-1] = whitening.whiten(triangle.R[:, :-1])
+    whitening.whiten_into(rows[:, :-1], triangle.R[:, :-1])
     rows[:, -1] = triangle.R[:, -1]
     return rows if noise == 1.0 else np.divide(rows, noise, out=rows)

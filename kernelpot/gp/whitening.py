@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,10 @@ from scipy.linalg import lapack
 
 from kernelpot.conventions import Float, Int, as_float, as_int
 
-__all__ = ["Whitening", "WhiteningBlock", "whiten_blocks"]
+__all__ = ["BLOCK_ROWS", "Whitening", "WhiteningBlock", "whiten_blocks"]
+
+BLOCK_ROWS = 1024
+"""Rows that are whitened at once: enough for matrix products at full speed."""
 
 
 class WhiteningBlock(NamedTuple):
@@ -47,11 +50,26 @@ class Whitening(NamedTuple):
             Shape (n_rows, n_whitened).
         """
         phi_rk = np.empty((len(K_rm), self.n_whitened))
-        for block in self.blocks:
-            phi_rk[:, block.columns] = scipy.linalg.solve_triangular(
-                block.L_kk, K_rm[:, block.pivots_k].T, lower=True, check_finite=False
-            ).T
+        self.whiten_into(phi_rk, K_rm)
         return phi_rk
+
+    def whiten_into(self, phi_rk: Float, K_rm: Float) -> None:
+        """The same into an array that is there.
+
+        Parameters
+        ----------
+        phi_rk : Float
+            Shape (n_rows, n_whitened), of any order; overwritten.
+        K_rm : Float
+            Covariances with the raw variables.
+        """
+        for first in range(0, len(K_rm), BLOCK_ROWS):
+            rows = slice(first, first + BLOCK_ROWS)
+            for block in self.blocks:
+                some_rk = np.take(K_rm[rows], block.pivots_k, axis=1)
+                phi_rk[rows, block.columns] = scipy.linalg.solve_triangular(
+                    block.L_kk, some_rk.T, lower=True, overwrite_b=True, check_finite=False
+                ).T
 
     def leading(self, n_columns: int, whole_b: Sequence[bool] | bool = False) -> Whitening:
         """The whitening of the first pivots of each block: a smaller model of its own.
@@ -121,16 +139,20 @@ class Whitening(NamedTuple):
         return a_m
 
 
-def whiten_blocks(K_blocks: Sequence[Float], tolerance: float) -> Whitening:
+def whiten_blocks(
+    K_blocks: Iterable[Float], tolerance: float, *, overwrite: bool = False
+) -> Whitening:
     """Pivoted Cholesky factors of the blocks of a covariance, stopped where the rest is dependent.
 
     Parameters
     ----------
-    K_blocks : Sequence[Float]
-        Symmetric positive semi-definite blocks of a block-diagonal covariance.
+    K_blocks : Iterable[Float]
+        Symmetric positive semi-definite blocks of a block-diagonal covariance, taken one by one.
     tolerance : float
         A block's factorisation stops when its largest remaining variance falls below this
         fraction of its largest diagonal entry.
+    overwrite : bool
+        Whether the factors may take the place of the blocks.
 
     Returns
     -------
@@ -143,14 +165,25 @@ def whiten_blocks(K_blocks: Sequence[Float], tolerance: float) -> Whitening:
         rank, pivots, factor = 0, np.zeros(0, dtype=np.intp), np.zeros((0, 0))
         if len(K_mm):
             scale = float(np.max(np.diag(K_mm)))
-            factor, pivots, rank, _ = lapack.dpstrf(K_mm, tol=tolerance * scale, lower=1)
+            # Symmetric, so that rows may be read as columns: LAPACK's order.
+            factor, pivots, rank, _ = lapack.dpstrf(
+                K_mm.T, tol=tolerance * scale, lower=1, overwrite_a=overwrite
+            )
         blocks.append(
             WhiteningBlock(
                 as_int(pivots[:rank] - 1 + first_raw) if rank else as_int([]),
                 slice(first_white, first_white + rank),
-                np.asfortranarray(np.tril(factor[:rank, :rank])),
+                _lower(factor, rank),
             )
         )
         first_raw += len(K_mm)
         first_white += rank
     return Whitening(tuple(blocks), first_raw, first_white)
+
+
+def _lower(factor: Float, rank: int) -> Float:
+    """The lower triangle of the leading columns, in the place of the factor where it is whole."""
+    L_kk = np.asfortranarray(factor[:rank, :rank])
+    for k in range(1, rank):
+        L_kk[:k, k] = 0.0
+    return L_kk

@@ -85,6 +85,9 @@ def fit(
     sigma_stress: Annotated[float | None, typer.Option(help="Noise, eV/A^3.")] = None,
     reference_source: Annotated[str | None, typer.Option(help="Has the zero of energy.")] = None,
     robust: Annotated[bool, typer.Option("--robust", help="Weigh labels in doubt less.")] = False,
+    memory: Annotated[
+        str | None, typer.Option(help="Most that the process may take, as in 2GB.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of random choices.")] = None,
     plot: Annotated[str | None, typer.Option(help="Folder for a parity figure.")] = None,
     auto: Annotated[
@@ -104,6 +107,10 @@ def fit(
             metavar="ADDRESS",
         ),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what the fit would take of time and memory, and stop."),
+    ] = False,
     force: Force = False,
     example: Annotated[
         bool, typer.Option("--example", help="Print a settings file with all defaults, and stop.")
@@ -121,13 +128,26 @@ def fit(
             "zeta": zeta, "n_environments": n_environments, "n_tangents": n_tangents,
             "selector": selector, "sigma_energy": sigma_energy, "sigma_forces": sigma_forces,
             "sigma_stress": sigma_stress, "random_state": seed,
-            "reference_source": reference_source, "robust": robust or None,
+            "reference_source": reference_source, "robust": robust or None, "memory": memory,
         },
         "output": {"model": output, "plots": plot, "force": force or None},
     }  # fmt: skip
     with one_line_errors(debug, "no model was written"):
         if example:
             commands.print_example()
+            return
+        if dry_run and auto:
+            raise ValueError(
+                "--dry-run says what a fit with given settings takes; --auto chooses the settings, "
+                "and keeps within --time: give one of them"
+            )
+        if dry_run and dask is not None:
+            raise ValueError(
+                "--dry-run says what a fit in one process takes, after a look at the structures "
+                "and at this machine; --dask fits on others: give one of them"
+            )
+        if dry_run:
+            commands.dry_run(source, given)
             return
         budget = {"time_budget": time, "cost": cost}
         budget = {name: value for name, value in budget.items() if value is not None}

@@ -20,6 +20,7 @@ from kernelpot.interfaces.console import (
     say_auto,
     say_model,
 )
+from kernelpot.interfaces.console_cost import say_fit_cost
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -32,6 +33,7 @@ __all__ = [
     "Run",
     "compare",
     "demo",
+    "dry_run",
     "fit",
     "md",
     "print_example",
@@ -141,7 +143,11 @@ def fit(
         model = _fit_on_cluster(scheduler, settings)
     else:
         train = _read(settings.data.train, settings.data.index)
-        with progress_bar() as progress:
+        expected = None
+        if budget is None and out.is_terminal:
+            cost = make_model(settings).estimate_fit(train).cost()
+            expected = {stage.name: stage.seconds for stage in cost.stages}
+        with progress_bar(expected) as progress:
             if budget is None:
                 model = make_model(settings, progress).fit(train)
             else:
@@ -172,6 +178,28 @@ def _fit_on_cluster(scheduler: str, settings: FitSettings) -> KernelPotential:
         say(f"Scheduler at {scheduler}: {n_workers} workers" + ("" if n_workers else ", waiting"))
         files = paths if index == ":" else [f"{path}@{index}" for path in paths]
         return make_model(settings, progress).fit(files, client=client)
+
+
+def dry_run(source: Path | None, given: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say what a fit would take, by a look at some of the structures.
+
+    Parameters
+    ----------
+    source : Path | None
+        A settings file or a file of structures.
+    given : Mapping[str, Mapping[str, Any]]
+        Settings that win over those of the file, by section and key; None where nothing was given.
+
+    Raises
+    ------
+    ValueError
+        If settings cannot be used.
+    """
+    from kernelpot.interfaces.settings import check_settings, combine, make_model
+
+    settings = check_settings(combine(source, given))
+    train = _read(settings.data.train, settings.data.index)
+    say_fit_cost(make_model(settings).estimate_fit(train).cost())
 
 
 def compare(sources: Sequence[Path], index: str, keys: Mapping[str, str | None]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernelpot.interfaces.console import out, progress_bar, say, say_model
+from kernelpot.interfaces.console_cost import say_prediction_cost
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -121,6 +122,8 @@ def info(model_file: Path) -> None:
     model = load(model_file)
     say(f"{model_file} ({model_file.stat().st_size / 1e6:.1f} MB)")
     say_model(model)
+    say("")
+    say_prediction_cost(model)
 
 
 def say_errors(model: KernelPotential, images: list[Atoms], title: str) -> tuple[Comparison, ...]:

@@ -28,6 +28,7 @@ __all__ = [
     "say",
     "say_auto",
     "say_model",
+    "seconds_done",
 ]
 
 out = Console(highlight=False)
@@ -86,9 +87,52 @@ def _complain(message: str) -> None:
     Console(file=sys.stderr, highlight=False, soft_wrap=True).print(message, markup=False)
 
 
+_WITHIN = {"features": ("selection", 0.0), "tangents": ("selection", 0.5)}
+"""Stages that progress is told of within those whose time is expected, and where they begin."""
+
+
+def seconds_done(expected: Mapping[str, float], stage: str, done: int, total: int) -> float:
+    """How much of the expected time is over.
+
+    Parameters
+    ----------
+    expected : Mapping[str, float]
+        Seconds of each stage, in their order.
+    stage : str
+        The one that runs, as progress is told of it.
+    done : int
+        What of it is done.
+    total : int
+        Of how much.
+
+    Returns
+    -------
+    float
+        Seconds of all stages before, and of the part of this one; 0 for a stage that is not known.
+    """
+    name, first = _WITHIN.get(stage, (stage, 0.0))
+    if name not in expected:
+        return 0.0
+    before = 0.0
+    for other, seconds in expected.items():
+        if other == name:
+            part = done / max(total, 1)
+            part = first + 0.5 * part if stage in _WITHIN else part
+            return before + part * seconds
+        before += seconds
+    return before
+
+
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar(
+    expected: Mapping[str, float] | None = None,
+) -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar with the time left for each stage; nothing where the output is no terminal.
+
+    Parameters
+    ----------
+    expected : Mapping[str, float] | None
+        Seconds of each stage, where they are known: then there is a bar for all of them, too.
 
     Yields
     ------
@@ -105,8 +149,12 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     )
     with Progress(*columns, console=out, disable=not out.is_terminal) as bar:
         tasks: dict[str, Any] = {}
+        whole = bar.add_task("all, in s", total=round(sum(expected.values()))) if expected else None
 
         def progress(stage: str, done: int, total: int) -> None:
+            if whole is not None:
+                over = seconds_done(expected, stage, done, total)
+                bar.update(whole, completed=max(bar.tasks[0].completed, round(over)))
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done, total=total)

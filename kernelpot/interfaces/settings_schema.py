@@ -121,6 +121,10 @@ _MODEL = {
         bool | Annotated[float, Field(ge=2.0, allow_inf_nan=False)],
         "whether labels that all others contradict count less; a number of sigmas",
     ),
+    "memory": (
+        Positive | str | None,
+        "what the process may take during a fit, such as '2GB'; else most of the machine's",
+    ),
     "random_state": (int | None, "seed of random choices"),
 }
 OWN = ("zeta", "delta", "n_environments", "n_tangents")
