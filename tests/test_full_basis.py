@@ -306,7 +306,7 @@ def test_noise_of_many_labels_is_extrapolated(images, emt_soap, monkeypatch):
     """The search with a part of the labels; what it finds is used for all."""
     from kernelpot import full_noise
 
-    monkeypatch.setattr(full_noise, "_FEW_ROWS", 120)
+    monkeypatch.setattr(full_noise, "EVIDENCE_ROWS", 120)
     monkeypatch.setattr(full_noise, "_SEARCHES", ((120, 4.0, 2), (240, 2.0, 1)))
     monkeypatch.setattr(full_noise, "_FEW_STRUCTURES", 2)
     monkeypatch.setattr(full_noise, "_FEW_LABELS", 30)
