@@ -159,13 +159,13 @@ def _sparse_stages(shape: Shape, room: Room) -> dict[str, float]:
 
 def _full_stages(shape: Shape, room: Room) -> dict[str, float]:
     n = float(sum(shape.n_rows.values()))
-    # Rows of four structures: of each thread, those that wait, and those that are written.
-    rows = 8.0 * 12.0 * shape.n_largest * n * (2.0 * n_threads() + 1.0)
+    some = 8.0 * 12.0 * shape.n_largest * n  # rows of four structures
     return {
         "environments": shape.jacobians + 24.0 * shape.most_pairs * sum(shape.processes[0].widths),
         "covariance": max(
-            memory_of(n) + shape.jacobians + rows,
-            memory_needed(n, shape.jacobians) + 2.0 * _inducing(shape),  # collapsed weights
+            # Every thread joins those that it has computed, and some wait to be written.
+            memory_of(n) + shape.jacobians + (2.0 * n_threads() + 1.0) * some,
+            memory_needed(n, shape.jacobians) + 2.0 * some,  # or as much for collapsed weights
         ),
         "training errors": shape.jacobians + 4.0 * _inducing(shape),
     }
