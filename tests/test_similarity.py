@@ -184,7 +184,7 @@ def test_the_similarity_of_alloys_is_learned(alloys):
 
 
 def test_a_sum_keeps_the_amplitudes_of_systems_left_out(alloys, monkeypatch):
-    """With all data what tells species apart got ever more, and unknown alloys were worse for it."""
+    """With all data what tells species apart got ever more, and unknown alloys got worse."""
 
     def choose(species, judge, **_):
         alike = Alike(0.1 * np.eye(3) + 0.9, 0.9, True)
