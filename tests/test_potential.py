@@ -527,7 +527,7 @@ def test_progress_is_told(emt_images, emt_soap):
     ).fit(emt_images[:6])
     stages = [stage for stage, _, _ in heard]
     assert list(dict.fromkeys(stages)) == [
-        "features", "tangents", "rows", "hyperparameters", "posterior",
+        "features", "tangents", "rows", "hyperparameters", "posterior", "training errors",
     ]  # fmt: skip
     assert all(0 <= done <= total for _, done, total in heard)
-    assert heard[-1] == ("posterior", 1, 1)
+    assert heard[-1] == ("training errors", 6, 6)
