@@ -27,7 +27,16 @@ CASES = {
     "Mo": ("Mo", None, {}),
     "NbMoTaW-4GB": ("NbMoTaW", None, {"n_environments": 60, "n_tangents": 16, "memory": "4GB"}),
     "NbMoTaW-2GB": ("NbMoTaW", None, {"n_environments": 30, "n_tangents": 10, "memory": "2GB"}),
-    "NbMoTaW-tight": ("NbMoTaW", None, {"n_environments": 20, "n_tangents": 8, "memory": "0.9GB"}),
+    "NbMoTaW-tight": (
+        "NbMoTaW",
+        None,
+        {
+            "soap": {"cutoff": 4.0, "n_max": 4, "l_max": 3},
+            "n_environments": 60,
+            "n_tangents": 16,
+            "memory": "0.65GB",
+        },
+    ),
     "ethanol-full": ("ethanol", 200, {}),
     "ethanol-sparse": (
         "ethanol",
@@ -45,7 +54,8 @@ def load(name):
     which, n_train, changes = CASES[name]
     case = accuracy.SETS[which]
     train, _ = accuracy.read(case, Path(os.environ["KERNELPOT_DATA"]), case["labels"])
-    settings = {**case["model"], **changes}
+    case = {**case, "soap": changes.get("soap", case["soap"])}
+    settings = {**case["model"], **{k: v for k, v in changes.items() if k != "soap"}}
     return KernelPotential(accuracy.descriptor(case), **settings), train[:n_train]
 
 

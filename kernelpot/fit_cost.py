@@ -81,6 +81,7 @@ class Estimate(NamedTuple):
     rates: Rates
     pair: float  # seconds for the covariance of two structures, in the full basis
     there: float  # bytes of the process before
+    checks: float  # seconds for the checks of the structures
 
     def cost(self, n_environments: int | None = None) -> FitCost:
         """What the fit takes.
@@ -107,7 +108,8 @@ class Estimate(NamedTuple):
         room, fits = largest_room(shape, options, self.there)
         refused = "" if fits else refusal(shape, room, options, self.there)
         memory = stages(shape, room, options.selector)
-        work = (_full if shape.full else _sparse)(self, shape, room, options)
+        work = {"checks": (self.checks, 0.0)}
+        work |= (_full if shape.full else _sparse)(self, shape, room, options)
         costs = tuple(
             StageCost(name, seconds, flops, self.there + memory.get(name, 0.0))
             for name, (seconds, flops) in work.items()
@@ -119,6 +121,7 @@ def estimate(
     structures: Sequence[Structure],
     options: Options,
     clock: Clock = time.perf_counter,
+    checks: float = 0.0,
 ) -> Estimate:
     """Look at some structures and measure this machine; takes a few seconds, and fits nothing.
 
@@ -130,6 +133,8 @@ def estimate(
         Settings.
     clock : Clock
         By which speeds are measured.
+    checks : float
+        Seconds that it took to check the structures, which a fit does, too.
 
     Returns
     -------
@@ -142,7 +147,7 @@ def estimate(
     shape = shape_of(structures, options, bound_g)
     rates = measure_rates(clock, shape.n_columns, max(one.widths[0] for one in shape.processes))
     pair = _time_pair(structures, bound_g[0], options, clock) if shape.full else 0.0
-    return Estimate(structures, options, tuple(bound_g), sample, rates, pair, there)
+    return Estimate(structures, options, tuple(bound_g), sample, rates, pair, there, checks)
 
 
 def _with_tangents_seen(shape: Shape, timings: Sequence[Timing]) -> Shape:

@@ -11,12 +11,12 @@ import numpy as np
 import scipy.linalg
 
 from kernelpot._machine import one_blas_thread
-from kernelpot.conventions import Float, System, as_int
+from kernelpot.conventions import Float, Int, System, as_int
 from kernelpot.data import Structure
 from kernelpot.descriptors.projected import ProjectedDescriptor
 from kernelpot.descriptors.protocol import BoundDescriptor, is_linear
 from kernelpot.descriptors.shared import shared_centres
-from kernelpot.gp.inducing import Inducing, tangents
+from kernelpot.gp.inducing import Inducing, select_fps, tangents
 from kernelpot.neighbours import within
 from kernelpot.options import Options
 from kernelpot.rates import Clock, best_of
@@ -28,12 +28,16 @@ __all__ = ["Sample", "Timing", "bind_roughly", "look_at"]
 
 _STRUCTURES = 40
 """Structures whose neighbours are counted."""
-_ROWS = 1600
-"""Derivatives from which the number of principal axes is estimated."""
+_AXES_OF = 32
+"""Environments of each species from which the number of principal axes is estimated."""
+_AXES_FLOPS = 4e10
+"""Operations that this may take; of long power spectra fewer environments are looked at."""
 _CONTRACTED = 30
 """Environments of each species from which radial functions are contracted."""
 _TANGENTS = 12
 """Environments whose tangents are counted."""
+_OF_EACH = 8
+"""Atoms of a structure among which these are found."""
 _WORK = 2e6
 """Pairs times columns of the rows that are timed."""
 
@@ -91,18 +95,18 @@ def bind_roughly(structures: Sequence[Structure], options: Options) -> list[Boun
 
 def _kept(structures: Sequence[Structure], bound: BoundDescriptor, options: Options) -> list[int]:
     """Principal axes of each species, from few environments; more of them would show more."""
-    each = max(300, _ROWS // len(bound.species))
+    most = _most_rows(bound.n_features, _AXES_FLOPS / len(bound.species))
     of_all = getattr(bound, "centre_similarity", None) is not None
     parts: list[tuple[Float, Float]] = []
     counts: list[int] = []
     for place_n in samples(structures, bound.species, options.random_state):
         x, J, n_rows = [], [], 0
-        for s, n in np.random.default_rng(0).permutation(place_n):
+        for s, n in np.random.default_rng(0).permutation(place_n)[:_AXES_OF]:
             x_bq, J_pcq = bound.jacobian(system_of(bound, structures[s]), as_int([n]))
             x.append(x_bq)
             J.append(J_pcq.reshape(-1, bound.n_features))
             n_rows += len(J[-1])
-            if n_rows >= each:
+            if n_rows >= most:
                 break
         parts.append((np.concatenate(x), np.concatenate(J)))
         counts.append(len(place_n))
@@ -113,16 +117,26 @@ def _kept(structures: Sequence[Structure], bound: BoundDescriptor, options: Opti
     return kept * len(bound.species) if of_all else kept
 
 
+def _most_rows(n_features: int, flops: float) -> int:
+    """Rows whose products and their eigenvalues take so many operations."""
+    rows = 2 ** np.arange(5, 16)
+    short = np.minimum(rows, n_features)
+    return int(rows[np.sum(2.0 * rows * n_features * short + 10.0 * short**3 < flops) - 1])
+
+
 def _extrapolated(x_bq: Float, J_rq: Float, n_sample: int, options: Options) -> int:
-    """By the power law between half of the environments and all of them."""
+    """From half of the environments and all of them to as many as the fit looks at.
+
+    Twice as many show about half as many new axes as the doubling before: the bundled silicon and
+    ethanol, Si and NbMoTaW, from 16 environments on.
+    """
     few, all_of_them = (
         _n_axes(x_bq[: max(1, len(x_bq) // part)], J_rq[: max(1, len(J_rq) // part)], options)
         for part in (2, 1)
     )
-    exponent = math.log2(max(1.0, all_of_them / max(few, 1)))
-    # The law flattens: the share that is left out has a shape of its own, whatever the sample.
-    growth = min(n_sample, SAMPLE) / len(x_bq)
-    return int(min(x_bq.shape[1], all_of_them * max(1.0, growth) ** (0.5 * exponent)))
+    doublings = max(0.0, math.log2(min(n_sample, SAMPLE) / len(x_bq)))
+    expected = all_of_them + (all_of_them - few) * (1.0 - 0.5**doublings)
+    return int(min(x_bq.shape[1], max(expected, 1)))
 
 
 def _n_axes(x_bq: Float, J_rq: Float, options: Options) -> int:
@@ -227,17 +241,11 @@ def _time(
     }.items():
         call()  # compiled, or loaded, before the clock runs
         times[name] = best_of(call, clock, 2) / n_pairs
-    # One centre of each of some structures of all sizes.
-    some = everywhere[:: -(-len(everywhere) // _TANGENTS)]
-    few = [
-        (System(s.species_n, within(s.pairs, bound.cutoff)[0]), as_int([k % len(s.species_n)]))
-        for k, s in enumerate(some)
-        if each > 1
-    ]
+    few = _unlike(raw, everywhere) if each > 1 else []
 
-    def chosen() -> list[int]:
+    def chosen(one: BoundDescriptor) -> list[int]:
         threshold = options.tangent_threshold
-        return [len(tangents(bound.jacobian(s, n)[1], each - 1, threshold)) for s, n in few]
+        return [len(tangents(one.jacobian(s, n)[1], each - 1, threshold)) for s, n in few]
 
     return Timing(
         n_pairs,
@@ -246,11 +254,23 @@ def _time(
         times["jacobian_raw"],
         max(times["adjoint"] - times["features"], 1e-12),
         max(times["rows"] - times["jacobian"], 1e-12) / len(Z_mq),
-        best_of(chosen, clock, 2) / max(1, len(few)),
-        # Environments that are chosen differ from one another more than those of all atoms, of
-        # which many are symmetric: they have more tangents.
-        float(np.mean(sorted(chosen())[len(few) // 2 :])) if few else 0.0,
+        best_of(lambda: chosen(bound), clock, 2) / max(1, len(few)),
+        float(np.mean(chosen(raw))) if few else 0.0,
     )
+
+
+def _unlike(bound: BoundDescriptor, systems: Sequence[System]) -> list[tuple[System, Int]]:
+    """Environments far from one another, as those are that a fit chooses."""
+    rng = np.random.default_rng(0)
+    places, features = [], []
+    for system in systems:
+        near = System(system.species_n, within(system.pairs, bound.cutoff)[0])
+        n_atoms = len(near.species_n)
+        centres_b = as_int(np.sort(rng.permutation(n_atoms)[:_OF_EACH]))
+        features.append(bound.features(near, centres_b)[0])
+        places += [(near, as_int([n])) for n in centres_b]
+    x_nq = np.concatenate(features)
+    return [places[n] for n in select_fps(x_nq, min(_TANGENTS, len(x_nq)), rng)]
 
 
 def _parts(systems: Sequence[System]) -> list[tuple[System, np.ndarray]]:

@@ -361,7 +361,9 @@ class KernelPotential(FittedPotential, BaseEstimator):
             If a parameter or a structure is not valid; the message names it.
         """
         options = self._options()
-        return estimate(self._structures(images, labels="required"), options, clock)
+        started = clock()
+        structures = self._structures(images, labels="required")
+        return estimate(structures, options, clock, clock() - started)
 
     def partial_fit(self, images: Iterable[Atoms], y: None = None) -> KernelPotential:
         """Add labelled structures, keeping baseline and inducing variables: no refit.

@@ -268,7 +268,7 @@ def test_an_estimate_says_what_a_fit_takes(silicon):
     cost = found.cost()
     assert not cost.refused
     assert [stage.name for stage in cost.stages] == [
-        "features", "selection", "whitening", "rows", "hyperparameters", "posterior",
+        "checks", "features", "selection", "whitening", "rows", "hyperparameters", "posterior",
         "training errors",
     ]  # fmt: skip
     assert cost.seconds == pytest.approx(sum(stage.seconds for stage in cost.stages))
