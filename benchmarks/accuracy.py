@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
-import resource
 import sys
 import time
 from pathlib import Path
+
+from own_process import in_own_process, peak_memory
 
 MOLECULE_SOAP = {
     "cutoff": 5.0,
@@ -219,7 +219,7 @@ def run(name, folder, overrides, validate, auto, queue):
             "stages": model.training_summary_["seconds"],
             "training_mae": model.training_summary_["mae"],
             "predict_us_per_atom": 1e6 * per_atom,
-            "peak_GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+            "peak_GB": peak_memory() / 1e9,
             "n_environments": model.n_environments_,
             "n_inducing": model.n_inducing_,
             "log_evidence": model.log_evidence_,
@@ -279,20 +279,9 @@ def main():
         )
     folder = Path(os.environ["KERNELPOT_DATA"])
     overrides = {k: json.loads(v) for k, v in (item.split("=", 1) for item in args.set)}
-    context = multiprocessing.get_context("spawn")
     results = []
     for name in args.sets:
-        queue = context.Queue()
-        worker = context.Process(
-            target=run, args=(name, folder, dict(overrides), args.validate, args.auto, queue)
-        )
-        worker.start()
-        while worker.is_alive() and queue.empty():
-            worker.join(0.2)
-        if queue.empty():
-            sys.exit(f"{name}: the fit ended with exit code {worker.exitcode}")
-        results.append(queue.get())
-        worker.join()
+        results.append(in_own_process(run, name, folder, dict(overrides), args.validate, args.auto))
         show(results[-1], args.by_group)
         sys.stdout.flush()
     if args.json:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
-import resource
 import sys
 import time
 from pathlib import Path
 
 import accuracy
+from own_process import in_own_process
 
 CASES = {
     "Si": ("Si", None, {}),
@@ -85,26 +84,11 @@ def fit(name, queue):
         {
             "wall": time.perf_counter() - started[0],
             "cpu": time.process_time() - started[1],
-            "memory": 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            "memory": float(peak_memory()),
             "stages": model.training_summary_["seconds"],
             "n_columns": model.n_inducing_,
         }
     )
-
-
-def in_its_own_process(function, name):
-    """What a function puts into a queue."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    worker = context.Process(target=function, args=(name, queue))
-    worker.start()
-    while worker.is_alive() and queue.empty():
-        worker.join(0.2)
-    if queue.empty():
-        raise SystemExit(f"{name}: {function.__name__} ended with exit code {worker.exitcode}")
-    found = queue.get()
-    worker.join()
-    return found
 
 
 def main():
@@ -117,7 +101,7 @@ def main():
         sys.exit("KERNELPOT_DATA must name the folder that holds the data sets")
     everything = {}
     for name in args.cases:
-        said = in_its_own_process(predict, name)
+        said = in_own_process(predict, name)
         wall, cpu = said["perf_counter"], said["process_time"]
         print(
             f"{name}: {cpu['n_columns']} inducing variables expected; dry run {wall['took'][0]:.1f}"
@@ -129,7 +113,7 @@ def main():
         everything[name] = {"predicted": said}
         if args.predict_only:
             continue
-        done = in_its_own_process(fit, name)
+        done = in_own_process(fit, name)
         everything[name]["measured"] = done
         print("  measured wall s: " + ", ".join(f"{k} {v:.1f}" for k, v in done["stages"].items()))
         for words, predicted, measured, unit in (

@@ -13,10 +13,9 @@ they come; what stands there is not run again.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 import accuracy
 import gap
 import numpy as np
+from own_process import in_own_process, peak_memory
 
 SETS = accuracy.SETS
 SIZES = {
@@ -78,23 +78,8 @@ def run_kernelpot(key, queue):
         "n_environments": model.n_environments_,
         "n_inducing": model.n_inducing_,
     }
-    record["peak_GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    record["peak_GB"] = peak_memory() / 1e9
     queue.put(record)
-
-
-def kernelpot_record(key):
-    """Errors and cost of a kernelpot model."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    worker = context.Process(target=run_kernelpot, args=(key, queue))
-    worker.start()
-    while worker.is_alive() and queue.empty():
-        worker.join(0.2)
-    if queue.empty():
-        raise SystemExit(f"{key}: the fit ended with exit code {worker.exitcode}")
-    record = queue.get()
-    worker.join()
-    return record
 
 
 def gap_record(key, limit_GB):
@@ -161,9 +146,10 @@ def curve_of_gap(name, sizes, args, cache):
 def curve_of_kernelpot(name, sizes, args, cache):
     """Records of kernelpot."""
     print(f"{name}: kernelpot, {MODEL_TAG}", flush=True)
+    measure = functools.partial(in_own_process, run_kernelpot)
     for size in sizes:
         key = {"set": name, "method": "kernelpot", "size": size, "seed": args.seed}
-        yield show(cache.get(key | {"settings": MODEL_TAG}, kernelpot_record))
+        yield show(cache.get(key | {"settings": MODEL_TAG}, measure))
 
 
 def show(record):

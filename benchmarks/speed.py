@@ -14,13 +14,12 @@ compares one thread with two, in turns.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
-import resource
 import time
 
 import numpy as np
 from ase.build import bulk
+from own_process import in_own_process, peak_memory
 from threadpoolctl import threadpool_limits
 
 from kernelpot import Calculator, KernelPotential, Soap, datasets
@@ -172,26 +171,11 @@ def show_stages(args):
                     )
 
 
-def in_own_process(function, *arguments):
-    """What a function returns in a process of its own, and that process's peak memory in bytes."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    worker = context.Process(target=_answer, args=(queue, function, arguments))
-    worker.start()
-    found = queue.get()
-    worker.join()
-    return found
-
-
-def _answer(queue, function, arguments):
-    found = function(*arguments)
-    queue.put((found, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
-
-
-def one_size(path, n_atoms, repeats):
-    """Atoms, and seconds of a step."""
+def one_size(path, n_atoms, repeats, queue):
+    """Atoms, seconds of a step, and peak memory in bytes."""
     atoms = silicon(n_atoms)
-    return len(atoms), median_seconds(moving(atoms, Calculator(path)), repeats)
+    seconds = median_seconds(moving(atoms, Calculator(path)), repeats)
+    queue.put((len(atoms), seconds, peak_memory()))
 
 
 def show_sizes(args):
@@ -206,7 +190,7 @@ def show_sizes(args):
         base = None
         print(f"\n{'atoms':>8} {'us/atom':>9} {'peak GB':>9} {'bytes/atom':>12}")
         for n_wanted in args.large:
-            (n, seconds), peak = in_own_process(one_size, file.name, n_wanted, 3)
+            n, seconds, peak = in_own_process(one_size, file.name, n_wanted, 3)
             base = base or peak
             each = f"{(peak - base) / n:12.0f}" if peak > base else f"{'':12}"
             print(f"{n:>8} {1e6 * seconds / n:>9.1f} {peak / 1e9:>9.2f} {each}", flush=True)
