@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import accuracy
-from own_process import in_own_process
+from own_process import in_own_process, peak_memory
 
 CASES = {
     "Si": ("Si", None, {}),
