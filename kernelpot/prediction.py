@@ -17,6 +17,8 @@ from kernelpot._machine import n_threads, side_by_side
 from kernelpot.collapsed import Collapsed, collapse, single
 from kernelpot.conventions import Float, Int, Pairs, System, as_int, voigt_from_tensor
 from kernelpot.data import Structure
+from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.descriptors.protocol import single as single_descriptor
 from kernelpot.fitted import Fitted, predictive
 from kernelpot.gp.solvers import Posterior
 from kernelpot.neighbours import find_pairs, within
@@ -102,9 +104,10 @@ class Predictor:
         weights = np.split(weights_m, edges)
         rest = (collapse(g, w, zeta) for (g, zeta), w in zip(groups, weights, strict=True))
         self._collapsed = [list(itertools.islice(rest, len(c.inducing))) for c in components]
+        self._descriptors = [component.descriptor for component in components]
 
     def in_single_precision(self, max_error: float = 0.01) -> Predictor:
-        """The same potential with the matrix products of its kernels in single precision.
+        """The same potential with features, their derivatives and matrix products in single precision.
 
         Parameters
         ----------
@@ -134,6 +137,7 @@ class Predictor:
                     " large and cancel. Use double precision, or fit with fewer environments"
                 )
             other._collapsed.append([one for one, _ in found])
+        other._descriptors = [single_descriptor(one) for one in self._descriptors]
         return other
 
     def species_of(self, numbers_n: Int, name: str = "the structure") -> Int:
@@ -227,10 +231,12 @@ class Predictor:
             contribution = self._repulsion.evaluate(numbers_n, pairs)
             energies_n += contribution.energies_n
             gradient_pc += contribution.gradient_pc
-        for component, collapsed in zip(self._components, self._collapsed, strict=True):
-            near, index_p = within(pairs, component.descriptor.cutoff)
+        for component, descriptor, collapsed in zip(
+            self._components, self._descriptors, self._collapsed, strict=True
+        ):
+            near, index_p = within(pairs, descriptor.cutoff)
             near_pc = _add_component(
-                component, collapsed, System(species_n, near), energies_n, novelty_n
+                component, descriptor, collapsed, System(species_n, near), energies_n, novelty_n
             )
             if index_p is None:
                 gradient_pc += near_pc
@@ -367,13 +373,13 @@ def time_predictions(predictor: Predictor, timed: Sequence[tuple[Int, Pairs]]) -
 
 def _add_component(
     component: Component,
+    descriptor: BoundDescriptor,
     collapsed: Sequence[Collapsed],
     system: System,
     energies_n: Float,
     novelty_n: Float,
 ) -> Float:
     """Add one component's local energies, raise the novelty to its own; its dE/dD of the pairs."""
-    descriptor = component.descriptor
     gradient_pc = np.zeros((len(system.pairs.i_p), 3))
     species_n = system.species_n[: system.pairs.n_centres]
 

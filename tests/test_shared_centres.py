@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kernelpot import KernelPotential, Soap, load
+from kernelpot import KernelPotential, PairSplines, Soap, load
 from kernelpot.conventions import System, as_int
+from kernelpot.descriptors.projected import ProjectedDescriptor
+from kernelpot.descriptors.protocol import single
 from kernelpot.descriptors.shared import SharedCentres, shared_centres
 from kernelpot.neighbours import find_pairs
 from kernelpot.testing import check_descriptor, check_potential
@@ -46,6 +48,33 @@ def test_products_are_those_of_the_formula(alloys, similarity):
 def test_contract_of_descriptors(alloys):
     bound = shared_centres(Soap(**SOAP, centre_similarity=0.6).bind(SPECIES))
     check_descriptor(bound, alloys[0][-1])
+
+
+def test_single_precision_of_descriptors_that_stand_on_others(alloys):
+    atoms = alloys[0][-1]
+    soap = Soap(**SOAP, centre_similarity=0.6).bind(SPECIES)
+    axes_kq = np.linalg.qr(np.random.default_rng(0).standard_normal((soap.n_features, 9)))[0].T
+    double = shared_centres(ProjectedDescriptor(soap, [axes_kq] * len(SPECIES)))
+    pairs = find_pairs(atoms.positions, atoms.cell.array, atoms.pbc, double.cutoff)
+    system = System(as_int(np.searchsorted(SPECIES, atoms.numbers)), pairs)
+    centres = np.arange(len(atoms))
+    g = np.random.default_rng(1).standard_normal((len(atoms), double.n_features))
+    found = []
+    for bound in (double, single(double)):
+        x, state = bound.features(system, centres)
+        out = np.empty_like(pairs.D_pc)
+        bound.vjp(system, centres, state, g, out)
+        found.append((x, out))
+    assert [x.dtype for x, _ in found] == [np.float64, np.float32]
+    for exact, rough in zip(*found, strict=True):
+        np.testing.assert_allclose(rough, exact, rtol=0, atol=1e-5)
+
+
+def test_single_precision_leaves_descriptors_alone_that_have_none():
+    bound = PairSplines(cutoff=4.5).bind(SPECIES)
+    assert single(bound) is bound
+    projected = ProjectedDescriptor(bound, [np.eye(bound.n_features)] * len(SPECIES))
+    assert single(projected) is projected
 
 
 @pytest.mark.parametrize("basis", ["sparse", "full"])

@@ -265,6 +265,26 @@ def test_vjp_is_the_contracted_jacobian(compression, n_max, l_max):
     assert np.isnan(out[untouched]).all()
 
 
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize(("n_max", "l_max"), [(1, 0), (4, 6), (6, 3), (9, 8)])
+def test_single_precision(compression, n_max, l_max):
+    atoms = STRUCTURES["slab"]
+    soap = Soap(cutoff=4.5, n_max=n_max, l_max=l_max, compression=compression)
+    double = soap.bind((1, 6, 8, 9))
+    single = double.in_single_precision()
+    system, centres = system_of(double, atoms), as_int([7, 2, 3])
+    x, state = double.features(system, centres)
+    y, single_state = single.features(system, centres)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, x, rtol=0, atol=1e-6)
+    g = np.random.default_rng(0).standard_normal(x.shape)
+    expected, out = np.full((2, *system.pairs.D_pc.shape), np.nan)
+    double.vjp(system, centres, state, g, expected)
+    single.vjp(system, centres, single_state, g, out)
+    assert np.any(out != expected)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
+
+
 def test_energy_is_conserved_around_a_loop():
     # The slope of the interpolated radial functions is theirs to rounding, so the work of the
     # forces along a closed path vanishes as fast as the quadrature converges.
@@ -384,6 +404,11 @@ for compression in ("off", "mu1nu1"):
     bound.vjp(system, np.arange(4), state, np.cos(x), out)
     J = bound.jacobian(system, np.arange(4))[1]
     total += [np.sin(x).sum(), out[:, 0].sum(), np.abs(out).sum(), np.abs(J).sum()]
+    single = bound.in_single_precision()
+    x, state = single.features(system, np.arange(4))
+    single.vjp(system, np.arange(4), state, np.cos(x), out)
+    # Rounded to what single precision says.
+    total += [round(float(value), 4) for value in (x.sum(), out[:, 0].sum(), np.abs(out).sum())]
 print(" ".join(repr(float(t)) for t in total))
 """
 

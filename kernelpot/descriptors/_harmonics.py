@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernelpot._jit import njit
-from kernelpot._lanes import LANES, at, fill8, load8, store
+from kernelpot._lanes import LANES, at, filled, load8, store
 from kernelpot.conventions import Float
 
 __all__ = ["Harmonics", "gradients", "harmonics", "pulled_back", "values"]
@@ -36,13 +36,15 @@ class Harmonics(NamedTuple):
     start_m: Float  # N_mm
 
 
-def harmonics(l_max: int) -> Harmonics:
+def harmonics(l_max: int, dtype: type[np.floating] = np.float64) -> Harmonics:
     """Recursion coefficients up to degree l_max.
 
     Parameters
     ----------
     l_max : int
         Highest degree.
+    dtype : type[np.floating]
+        Precision of the coefficients.
 
     Returns
     -------
@@ -66,7 +68,9 @@ def harmonics(l_max: int) -> Harmonics:
                 across[t] = -norm(ell, m) / norm(ell - 1, m + 1)
     # (2 m - 1)!!
     start = [norm(m, m) * math.prod(range(1, 2 * m, 2)) for m in range(l_max + 1)]
-    return Harmonics(l_max, rise, fall, along, across, np.array(start))
+    return Harmonics(
+        l_max, *(np.asarray(a).astype(dtype) for a in (rise, fall, along, across, start))
+    )
 
 
 @njit
@@ -74,12 +78,12 @@ def values(h, x, y, z, N, cs, S):
     """Fill N (l m triangle), cs (cosines, then sines, by m) and S (l^2 + l + m) for 8 points."""
     l_max = h.l_max
     square = x * x + y * y + z * z
-    c, s = fill8(1.0), fill8(0.0)
+    c, s = filled(x, 1.0), filled(x, 0.0)
     sines = (l_max + 1) * LANES
     for m in range(l_max + 1):
         store(cs, m * LANES, c)
         store(cs, sines + m * LANES, s)
-        low, here = fill8(0.0), fill8(h.start_m[m])
+        low, here = filled(x, 0.0), filled(x, h.start_m[m])
         for ell in range(m, l_max + 1):
             t = ell * (ell + 1) // 2 + m
             if ell > m:
@@ -106,7 +110,7 @@ def gradients(h, x, y, N, cs, dS):
         for ell in range(m, l_max + 1):
             t = ell * (ell + 1) // 2 + m
             here = load8(N, t * LANES)
-            along = across = fill8(0.0)
+            along = across = filled(x, 0.0)
             if ell > m:
                 along = at(h.along_t, t) * load8(N, (t - ell) * LANES)
             if ell > m + 1:
@@ -129,10 +133,10 @@ def pulled_back(h, x, y, N, cs, a, out):
     """
     l_max = h.l_max
     sines = (l_max + 1) * LANES
-    fx = fy = fz = sideways = fill8(0.0)
+    fx = fy = fz = sideways = filled(x, 0.0)
     for m in range(l_max + 1):
         c, s = load8(cs, m * LANES), load8(cs, sines + m * LANES)
-        to_c = to_s = fill8(0.0)
+        to_c = to_s = filled(x, 0.0)
         for ell in range(m, l_max + 1):
             t = ell * (ell + 1) // 2 + m
             lm = ell * ell + ell

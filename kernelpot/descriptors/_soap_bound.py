@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernelpot._lanes import LANES
 from kernelpot.conventions import Float, Int, System, as_float, as_int
 from kernelpot.descriptors import _soap_dscribe, _soap_gradients, _soap_numba, radial
 from kernelpot.descriptors import basis as radial_basis
@@ -62,6 +63,8 @@ class BoundSoap:
         To how many functions a fit is to contract (`contracted`).
     centre_similarity : float | None
         How alike a fit is to take unlike centres (`shared_centres`).
+    dtype : type[np.floating]
+        Precision of tables, coefficients and features.
 
     Attributes
     ----------
@@ -96,6 +99,7 @@ class BoundSoap:
         mixing: Float | None = None,
         n_contracted: int | None = None,
         centre_similarity: float | None = None,
+        dtype: type[np.floating] = np.float64,
     ):
         self._settings = {
             "species": species, "cutoff": cutoff, "n_max": n_max, "l_max": l_max, "sigma": sigma,
@@ -128,7 +132,8 @@ class BoundSoap:
                     nodes_x, basis_nx, cutoff, sigma, l_max, r_p
                 )
 
-        n_pad = -(-n_max // 4) * 4
+        row = 32 // np.dtype(dtype).itemsize  # a register: see ``_lanes``
+        n_pad = -(-n_max // row) * row
         table = radial_basis.tabulate(functions, self.cutoff, n_pad)
         n_nodes, values_tkdj = len(table.values), table.values[None]
         group_z, n_channels, blocks, sizes = _layout(compression, len(species), n_max, l_max)
@@ -137,7 +142,7 @@ class BoundSoap:
         if mixing is not None:
             values_tkdj = mix_tables(table.values, mixing, n_pad)
             n_max = mixing.shape[1]
-            n_pad = -(-n_max // 4) * 4
+            n_pad = -(-n_max // row) * row
             _, n_channels, blocks, sizes = _layout("mu2", 1, n_max, l_max)
             group_z, channel_g = np.arange(len(species)), np.zeros(len(species))
             # Products of unlike functions stand there once and count twice: so the kernel depends
@@ -152,12 +157,12 @@ class BoundSoap:
             n_max=n_max,
             n_pad=n_pad,
             l_max=l_max,
-            table=values_tkdj.ravel(),
+            table=values_tkdj.ravel().astype(dtype),
             row=(l_max + 1) * n_pad,
             n_nodes=n_nodes,
             inverse_step=1.0 / table.step,
-            prefactor_l=np.pi * np.sqrt(8.0 / (2.0 * np.arange(l_max + 1) + 1.0)),
-            scale_q=scale_q,
+            prefactor_l=(np.pi * np.sqrt(8.0 / (2.0 * np.arange(l_max + 1) + 1.0))).astype(dtype),
+            scale_q=scale_q.astype(dtype),
             group_z=as_int(group_z),
             channel_g=as_int(channel_g),
             table_g=as_int(np.arange(len(channel_g)) * size if n_tables > 1 else 0 * channel_g),
@@ -166,9 +171,9 @@ class BoundSoap:
             left_k=as_int([left for left, _ in blocks]),
             right_k=as_int([right for _, right in blocks]),
             first_k=as_int(np.concatenate([[0], np.cumsum(sizes)])),
-            self_zn=as_float(self._weight_z[:, None] * self_tn),
+            self_zn=(self._weight_z[:, None] * self_tn).astype(dtype),
         )
-        self._harmonics = harmonics(l_max)
+        self._harmonics = harmonics(l_max, dtype)
         self.n_features = int(self._plan.first_k[-1])
 
     def _weights(self, r_p: Float) -> tuple[Float, Float]:
@@ -213,6 +218,16 @@ class BoundSoap:
         """
         return BoundSoap(**self._settings, mixing=as_float(mixing))
 
+    def in_single_precision(self) -> BoundSoap:
+        """The same with everything but distances in single precision: features, and ``vjp``.
+
+        Returns
+        -------
+        BoundSoap
+            Another descriptor, twice as fast.
+        """
+        return BoundSoap(**self._settings, mixing=self.mixing, dtype=np.float32)
+
     def features(self, system: System, centres_b: Int) -> tuple[Float, State]:
         """Unit feature vectors, and a state that ``vjp`` takes.
 
@@ -233,8 +248,10 @@ class BoundSoap:
         hoods = self._neighbourhoods(system, centres_b)
         plan = self._plan
         n_coefficients = plan.n_channels * (plan.l_max + 1) ** 2 * plan.n_pad
-        c_bi = np.empty((len(centres_b), n_coefficients))
-        x_bq = np.empty((len(centres_b), self.n_features))
+        dtype = plan.table.dtype
+        c_bi = np.empty((len(centres_b), n_coefficients), dtype)
+        x = np.empty(len(centres_b) * self.n_features + LANES, dtype)
+        x_bq = x[:-LANES].reshape(len(centres_b), self.n_features)
         norm_b = np.empty(len(centres_b))
         pairs = system.pairs
         _soap_numba.features(
@@ -246,7 +263,7 @@ class BoundSoap:
             centres_b,
             hoods,
             c_bi,
-            x_bq,
+            x,
             norm_b,
         )
         return x_bq, State(hoods, c_bi, x_bq, norm_b)
@@ -343,7 +360,7 @@ class BoundSoap:
             pairs.j_p,
             pairs.D_pc,
             *state,
-            as_float(g_bq),
+            np.ascontiguousarray(g_bq, self._plan.table.dtype),
             out_pc,
         )
 

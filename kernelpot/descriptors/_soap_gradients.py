@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernelpot._jit import njit
-from kernelpot._lanes import LANES, at, fill4, fill8, load4, load8, store
+from kernelpot._lanes import LANES, at, filled, load, load8, store, width, zero
 from kernelpot.descriptors._harmonics import gradients, pulled_back, values
 from kernelpot.descriptors._soap_numba import directions, select
 from kernelpot.descriptors._spline import radial_and_pull, radial_and_slope
@@ -22,21 +22,21 @@ __all__ = ["jacobian", "vjp"]
 @njit
 def _apply(G, G0, c, c0, dc, dc0, n_pad, count):
     """dc[m, n] += sum_o G[o, n] c[m, o] for count rows m."""
-    for n in range(0, n_pad, 4):
+    for n in range(0, n_pad, width(c)):
         for m in range(0, count - 1, 2):
             i = m * n_pad
-            v = load4(dc, dc0 + i + n)
-            w = load4(dc, dc0 + i + n_pad + n)
+            v = load(dc, dc0 + i + n)
+            w = load(dc, dc0 + i + n_pad + n)
             for o in range(n_pad):
-                g = load4(G, G0 + o * n_pad + n)
+                g = load(G, G0 + o * n_pad + n)
                 v = v + at(c, c0 + i + o) * g
                 w = w + at(c, c0 + i + n_pad + o) * g
             store(dc, dc0 + i + n, v)
             store(dc, dc0 + i + n_pad + n, w)
         i = (count - 1) * n_pad  # 2 l + 1 is odd
-        v = load4(dc, dc0 + i + n)
+        v = load(dc, dc0 + i + n)
         for o in range(n_pad):
-            v = v + at(c, c0 + i + o) * load4(G, G0 + o * n_pad + n)
+            v = v + at(c, c0 + i + o) * load(G, G0 + o * n_pad + n)
         store(dc, dc0 + i + n, v)
 
 
@@ -87,10 +87,10 @@ def _by_radial(plan, S, dc, V):
     """V[q, l n] = sum_m S[lm, q] dc[lm, n]: what multiplies f_nl of each of eight neighbours."""
     n_pad, row = plan.n_pad, plan.row
     for ell in range(plan.l_max + 1):
-        for n in range(0, n_pad, 4):
-            v0 = v1 = v2 = v3 = v4 = v5 = v6 = v7 = fill4(0.0)
+        for n in range(0, n_pad, width(dc)):
+            v0 = v1 = v2 = v3 = v4 = v5 = v6 = v7 = zero(dc)
             for lm in range(ell * ell, (ell + 1) * (ell + 1)):
-                d = load4(dc, lm * n_pad + n)
+                d = load(dc, lm * n_pad + n)
                 i = lm * LANES
                 v0 = v0 + at(S, i) * d
                 v1 = v1 + at(S, i + 1) * d
@@ -120,7 +120,7 @@ def _by_harmonic(plan, f, dc, A):
         first = ell * ell
         for m in range(0, 2 * ell, 2):
             d = (first + m) * n_pad
-            a, b = fill8(0.0), fill8(0.0)
+            a = b = filled(load8(f, f0), 0.0)
             for n in range(n_max):
                 v = load8(f, f0 + n * LANES)
                 a = a + at(dc, d + n) * v
@@ -128,7 +128,7 @@ def _by_harmonic(plan, f, dc, A):
             store(A, (first + m) * LANES, a)
             store(A, (first + m + 1) * LANES, b)
         d = (first + 2 * ell) * n_pad
-        a = fill8(0.0)
+        a = filled(load8(f, f0), 0.0)
         for n in range(n_max):
             a = a + at(dc, d + n) * load8(f, f0 + n * LANES)
         store(A, (first + 2 * ell) * LANES, a)
@@ -150,21 +150,21 @@ def _vjp_centre(plan, harmonics, species_n, j_p, D_pc, hoods, b, c, x, norm, g, 
     along = 0.0
     for q in range(x.shape[0]):
         along += x[q] * g[q]
-    h = np.empty(x.shape[0])
+    h = np.empty(x.shape[0], x.dtype)
     for q in range(x.shape[0]):
         h[q] = (g[q] - along * x[q]) / norm
     for q in range(plan.scale_q.shape[0]):
         h[q] *= plan.scale_q[q]
-    dc = np.empty(c.shape[0])
-    _power_adjoint(plan, c, h, dc, np.empty(2 * n_pad * n_pad))
-    N = np.empty((l_max + 1) * (l_max + 2) // 2 * LANES)
-    cs = np.empty(2 * (l_max + 1) * LANES)
-    S = np.empty(n_lm * LANES)
-    f = np.zeros(LANES * row)
-    V = np.empty(LANES * row)
-    A = np.empty(n_lm * LANES)
-    back = np.empty(4 * LANES)
-    xyz = np.empty(3 * LANES)
+    dc = np.empty(c.shape[0], c.dtype)
+    _power_adjoint(plan, c, h, dc, np.empty(2 * n_pad * n_pad, c.dtype))
+    N = np.empty((l_max + 1) * (l_max + 2) // 2 * LANES, c.dtype)
+    cs = np.empty(2 * (l_max + 1) * LANES, c.dtype)
+    S = np.empty(n_lm * LANES, c.dtype)
+    f = np.zeros(LANES * row, c.dtype)
+    V = np.empty(LANES * row, c.dtype)
+    A = np.empty(n_lm * LANES, c.dtype)
+    back = np.empty(4 * LANES, c.dtype)
+    xyz = np.empty(3 * LANES, c.dtype)
     chosen = np.empty(n_pairs, np.intp)
     for group in range(plan.channel_g.shape[0]):
         count = select(plan, species_n, j_p, hoods, b, group, chosen)
@@ -223,8 +223,8 @@ def _meets(plan, block, channel):
 def _product_rule(plan, block, in_left, in_right, f, g, U, left, left_v, right, right_v, dp):
     """Write one block of dp = f_n U_o + g_n V_o + U_n f_o + g_o V_n, row after row.
 
-    Rows are written in fours: what runs over is overwritten by the next row or lies in the slack
-    at the end of dp.
+    A row is written register by register: what runs over is overwritten by the next row or lies in
+    the slack at the end of dp.
     """
     n_max, n_pad = plan.n_max, plan.n_pad
     square = plan.left_k[block] != plan.right_k[block]
@@ -237,9 +237,9 @@ def _product_rule(plan, block, in_left, in_right, f, g, U, left, left_v, right, 
             u_n = by_right * at(U, left + j + n)
             v_n = by_right * at(U, left_v + j + n)
             first = 0 if square else n
-            for o in range(first, n_max, 4):
-                v = f_n * load4(U, right + j + o) + g_n * load4(U, right_v + j + o)
-                v = v + u_n * load4(f, j + o) + v_n * load4(g, j + o)
+            for o in range(first, n_max, width(f)):
+                v = f_n * load(U, right + j + o) + g_n * load(U, right_v + j + o)
+                v = v + u_n * load(f, j + o) + v_n * load(g, j + o)
                 store(dp, i + o - first, v)
             i += n_max - first
 
@@ -268,13 +268,14 @@ def _jacobian_centre(plan, harmonics, species_n, j_p, D_pc, hoods, b, c, x, norm
             J_pcq[p] = 0.0
     if norm == 0.0:
         return
-    N = np.empty((l_max + 1) * (l_max + 2) // 2 * LANES)
-    cs = np.empty(2 * (l_max + 1) * LANES)
-    S = np.empty(4 * n_lm * LANES)  # gradient by x, y, z; value
-    U = np.zeros(plan.n_channels * 4 * LANES * row + LANES)
-    f, df, g = np.zeros(row + LANES), np.zeros(row + LANES), np.zeros(row + LANES)
-    dp = np.zeros(x.shape[0] + LANES)
-    xyz = np.empty(3 * LANES)
+    N = np.empty((l_max + 1) * (l_max + 2) // 2 * LANES, c.dtype)
+    cs = np.empty(2 * (l_max + 1) * LANES, c.dtype)
+    S = np.empty(4 * n_lm * LANES, c.dtype)  # gradient by x, y, z; value
+    U = np.zeros(plan.n_channels * 4 * LANES * row + LANES, c.dtype)
+    f = np.zeros(row + LANES, c.dtype)
+    df, g = f.copy(), f.copy()
+    dp = np.zeros(x.shape[0] + LANES, c.dtype)
+    xyz = np.empty(3 * LANES, c.dtype)
     chosen = np.empty(n_pairs, np.intp)
     n_blocks = plan.left_k.shape[0]
     for group in range(plan.channel_g.shape[0]):

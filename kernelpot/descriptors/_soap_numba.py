@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernelpot._jit import njit
-from kernelpot._lanes import LANES, at, fill4, load4, load8, store
+from kernelpot._lanes import LANES, at, load, load8, store, width, zero
 from kernelpot.conventions import Float, Int
 from kernelpot.descriptors._harmonics import values
 from kernelpot.descriptors._spline import radial
@@ -112,15 +112,15 @@ def _density(plan, S, f, c):
     """Add eight neighbours to the coefficients c[lm, n] of their channel."""
     n_pad, row = plan.n_pad, plan.row
     for ell in range(plan.l_max + 1):
-        for n in range(0, n_pad, 4):
+        for n in range(0, n_pad, width(c)):
             j = ell * n_pad + n
-            f0, f1 = load4(f, j), load4(f, j + row)
-            f2, f3 = load4(f, j + 2 * row), load4(f, j + 3 * row)
-            f4, f5 = load4(f, j + 4 * row), load4(f, j + 5 * row)
-            f6, f7 = load4(f, j + 6 * row), load4(f, j + 7 * row)
+            f0, f1 = load(f, j), load(f, j + row)
+            f2, f3 = load(f, j + 2 * row), load(f, j + 3 * row)
+            f4, f5 = load(f, j + 4 * row), load(f, j + 5 * row)
+            f6, f7 = load(f, j + 6 * row), load(f, j + 7 * row)
             for lm in range(ell * ell, (ell + 1) * (ell + 1)):
                 i = lm * LANES
-                v = load4(c, lm * n_pad + n) + at(S, i) * f0 + at(S, i + 1) * f1
+                v = load(c, lm * n_pad + n) + at(S, i) * f0 + at(S, i + 1) * f1
                 v = v + at(S, i + 2) * f2 + at(S, i + 3) * f3 + at(S, i + 4) * f4
                 v = v + at(S, i + 5) * f5 + at(S, i + 6) * f6 + at(S, i + 7) * f7
                 store(c, lm * n_pad + n, v)
@@ -132,11 +132,11 @@ def _densities(plan, harmonics, species_n, j_p, D_pc, centre, hoods, b, c):
     l_max = plan.l_max
     n_lm = (l_max + 1) * (l_max + 1)
     size = n_lm * plan.n_pad
-    N = np.empty((l_max + 1) * (l_max + 2) // 2 * LANES)
-    cs = np.empty(2 * (l_max + 1) * LANES)
-    S = np.empty(n_lm * LANES)
-    f = np.zeros(LANES * plan.row)
-    xyz = np.empty(3 * LANES)
+    N = np.empty((l_max + 1) * (l_max + 2) // 2 * LANES, c.dtype)
+    cs = np.empty(2 * (l_max + 1) * LANES, c.dtype)
+    S = np.empty(n_lm * LANES, c.dtype)
+    f = np.zeros(LANES * plan.row, c.dtype)
+    xyz = np.empty(3 * LANES, c.dtype)
     start, offset = hoods.start_b[b], hoods.offset_b[b]
     chosen = np.empty(hoods.offset_b[b + 1] - offset, np.intp)
     c[:] = 0.0
@@ -165,25 +165,28 @@ def _densities(plan, harmonics, species_n, j_p, D_pc, centre, hoods, b, c):
 
 
 @njit
-def _tile(c, left, right, stride, count, P, i, width):
-    """P[i..i+3, 4 columns] = sum over count rows of c[left + 0..3] c[right + 0..3]."""
-    p0 = p1 = p2 = p3 = fill4(0.0)
+def _tile(c, left, right, stride, count, P, i):
+    """P[i.., 4 rows, a register of columns] = sum over count rows of c[left..] c[right..]."""
+    p0 = p1 = p2 = p3 = zero(c)
     for m in range(count):
         a = left + m * stride
-        b = load4(c, right + m * stride)
+        b = load(c, right + m * stride)
         p0 = p0 + at(c, a) * b
         p1 = p1 + at(c, a + 1) * b
         p2 = p2 + at(c, a + 2) * b
         p3 = p3 + at(c, a + 3) * b
     store(P, i, p0)
-    store(P, i + width, p1)
-    store(P, i + 2 * width, p2)
-    store(P, i + 3 * width, p3)
+    store(P, i + stride, p1)
+    store(P, i + 2 * stride, p2)
+    store(P, i + 3 * stride, p3)
 
 
 @njit
-def _power(plan, c, p, P):
-    """Power spectrum, in dscribe's order, from c[channel, lm, n]."""
+def _power(plan, c, p, q, P):
+    """Power spectrum, in dscribe's order, from c[channel, lm, n], to p[q...].
+
+    A row is written register by register: what runs over is overwritten by the next row.
+    """
     n_max, n_pad = plan.n_max, plan.n_pad
     l_max = plan.l_max
     size = (l_max + 1) * (l_max + 1) * n_pad
@@ -191,35 +194,40 @@ def _power(plan, c, p, P):
         left = plan.left_k[k] * size
         right = plan.right_k[k] * size
         square = left != right
-        q = plan.first_k[k]
         for ell in range(l_max + 1):
             row = ell * ell * n_pad
             for n in range(0, n_pad, 4):
-                for o in range(0 if square else n, n_pad, 4):
+                first = 0 if square else n - n % width(c)
+                for o in range(first, n_pad, width(c)):
                     i = n * n_pad + o
-                    _tile(c, left + row + n, right + row + o, n_pad, 2 * ell + 1, P, i, n_pad)
+                    _tile(c, left + row + n, right + row + o, n_pad, 2 * ell + 1, P, i)
             g = plan.prefactor_l[ell]
             for n in range(n_max):
                 first = 0 if square else n
-                for o in range(first, n_max):
-                    p[q + o - first] = g * at(P, n * n_pad + o)
+                for o in range(first, n_max, width(P)):
+                    store(p, q + o - first, g * load(P, n * n_pad + o))
                 q += n_max - first
 
 
 @njit
-def features(plan, harmonics, species_n, j_p, D_pc, centres_b, hoods, c_bi, x_bq, norm_b):
-    """Coefficients, unit vectors and norms of the power spectra of a block of centres."""
+def features(plan, harmonics, species_n, j_p, D_pc, centres_b, hoods, c_bi, x, norm_b):
+    """Coefficients, unit vectors and norms of the power spectra of a block of centres.
+
+    The vectors stand in ``x`` one after the other, and at its end there is room for LANES more.
+    """
+    P = np.empty(plan.n_pad * plan.n_pad + LANES, x.dtype)
+    n_features = plan.first_k[plan.left_k.shape[0]]
     for b in range(centres_b.shape[0]):
         _densities(plan, harmonics, species_n, j_p, D_pc, centres_b[b], hoods, b, c_bi[b])
-        x = x_bq[b]
-        _power(plan, c_bi[b], x, np.empty(plan.n_pad * plan.n_pad))
+        _power(plan, c_bi[b], x, b * n_features, P)
+        x_q = x[b * n_features : (b + 1) * n_features]
         for q in range(plan.scale_q.shape[0]):
-            x[q] *= plan.scale_q[q]
+            x_q[q] *= plan.scale_q[q]
         square = 0.0
-        for q in range(x.shape[0]):
-            square += x[q] * x[q]
+        for q in range(n_features):
+            square += x_q[q] * x_q[q]
         norm_b[b] = np.sqrt(square)
         # A centre that sees nothing, not even itself, has x = 0.
         inverse = 1.0 / norm_b[b] if square > 0.0 else 0.0
-        for q in range(x.shape[0]):
-            x[q] *= inverse
+        for q in range(n_features):
+            x_q[q] *= inverse

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernelpot._jit import njit
-from kernelpot._lanes import LANES, fill4, lane, load4, store
+from kernelpot._lanes import LANES, load, spread, store, total, width, zero
 
 __all__ = ["radial", "radial_and_pull", "radial_and_slope", "rows_and_slopes"]
 
@@ -71,11 +71,11 @@ def radial(plan, first, r, w, f, i):
     h = _hermite(u - k)
     h0, h1, h2, h3, h4, h5 = w * h[0], w * h[1], w * h[2], w * h[3], w * h[4], w * h[5]
     T, row = plan.table, plan.row
-    for j in range(0, row, 4):
+    for j in range(0, row, width(T)):
         a = first + k * 3 * row + j
-        v = h0 * load4(T, a) + h1 * load4(T, a + row) + h2 * load4(T, a + 2 * row)
+        v = h0 * load(T, a) + h1 * load(T, a + row) + h2 * load(T, a + 2 * row)
         a += 3 * row
-        v = v + h3 * load4(T, a) + h4 * load4(T, a + row) + h5 * load4(T, a + 2 * row)
+        v = v + h3 * load(T, a) + h4 * load(T, a + row) + h5 * load(T, a + 2 * row)
         store(f, i + j, v)
 
 
@@ -86,11 +86,11 @@ def radial_and_slope(plan, first, r, w, dw, f, df, i):
     h0, h1, h2, h3, h4, h5 = h
     d0, d1, d2, d3, d4, d5 = d
     T, row = plan.table, plan.row
-    for j in range(0, row, 4):
+    for j in range(0, row, width(T)):
         a = first + k * 3 * row + j
-        t0, t1, t2 = load4(T, a), load4(T, a + row), load4(T, a + 2 * row)
+        t0, t1, t2 = load(T, a), load(T, a + row), load(T, a + 2 * row)
         a += 3 * row
-        t3, t4, t5 = load4(T, a), load4(T, a + row), load4(T, a + 2 * row)
+        t3, t4, t5 = load(T, a), load(T, a + row), load(T, a + 2 * row)
         store(f, i + j, h0 * t0 + h1 * t1 + h2 * t2 + h3 * t3 + h4 * t4 + h5 * t5)
         store(df, i + j, d0 * t0 + d1 * t1 + d2 * t2 + d3 * t3 + d4 * t4 + d5 * t5)
 
@@ -111,18 +111,14 @@ def radial_and_pull(plan, first, r, w, dw, V, i, f, q):
     h0, h1, h2, h3, h4, h5 = h
     d0, d1, d2, d3, d4, d5 = d
     T, row = plan.table, plan.row
-    total = fill4(0.0)
-    for j in range(0, row, 4):
+    pull = zero(T)
+    for j in range(0, row, width(T)):
         a = first + k * 3 * row + j
-        t0, t1, t2 = load4(T, a), load4(T, a + row), load4(T, a + 2 * row)
+        t0, t1, t2 = load(T, a), load(T, a + row), load(T, a + 2 * row)
         a += 3 * row
-        t3, t4, t5 = load4(T, a), load4(T, a + row), load4(T, a + 2 * row)
+        t3, t4, t5 = load(T, a), load(T, a + row), load(T, a + 2 * row)
         here = h0 * t0 + h1 * t1 + h2 * t2 + h3 * t3 + h4 * t4 + h5 * t5
         slope = d0 * t0 + d1 * t1 + d2 * t2 + d3 * t3 + d4 * t4 + d5 * t5
-        total = total + slope * load4(V, i + j)
-        s = j * LANES + q
-        f[s] = lane(here, 0)
-        f[s + LANES] = lane(here, 1)
-        f[s + 2 * LANES] = lane(here, 2)
-        f[s + 3 * LANES] = lane(here, 3)
-    return (lane(total, 0) + lane(total, 1)) + (lane(total, 2) + lane(total, 3))
+        pull = pull + slope * load(V, i + j)
+        spread(f, j * LANES + q, LANES, here)
+    return total(pull)

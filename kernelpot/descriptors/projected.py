@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import Float, Int, System, as_float
-from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.conventions import Float, Int, System
+from kernelpot.descriptors.protocol import BoundDescriptor, single
 
 __all__ = ["ProjectedDescriptor"]
 
@@ -46,11 +46,24 @@ class ProjectedDescriptor:
 
     def __init__(self, inner: BoundDescriptor, axes_z: Sequence[Float]):
         self.inner = inner
-        self.axes_z = tuple(as_float(axes_kq) for axes_kq in axes_z)
+        self.axes_z = tuple(np.ascontiguousarray(axes_kq) for axes_kq in axes_z)
         self.species = inner.species
         self.cutoff = inner.cutoff
         self.n_features = max(len(axes_kq) for axes_kq in self.axes_z)
         self.centre_similarity = getattr(inner, "centre_similarity", None)
+
+    def in_single_precision(self) -> ProjectedDescriptor:
+        """The same in single precision, as far as the inner descriptor is.
+
+        Returns
+        -------
+        ProjectedDescriptor
+            Another descriptor.
+        """
+        inner = single(self.inner)
+        if inner is self.inner:
+            return self
+        return ProjectedDescriptor(inner, [axes_kq.astype(np.float32) for axes_kq in self.axes_z])
 
     def features(self, system: System, centres_b: Int) -> tuple[Float, _State]:
         """Feature vectors, and a state that ``vjp`` takes.
@@ -72,7 +85,7 @@ class ProjectedDescriptor:
         return self._project(inner_bq, species_b), _State(state, species_b)
 
     def _project(self, inner_bq: Float, species_b: Int) -> Float:
-        out_bk = np.zeros((len(inner_bq), self.n_features))
+        out_bk = np.zeros((len(inner_bq), self.n_features), inner_bq.dtype)
         for z, mine in _by_species(species_b):
             axes_kq = self.axes_z[z]
             out_bk[mine, : len(axes_kq)] = inner_bq[mine] @ axes_kq.T
@@ -96,7 +109,8 @@ class ProjectedDescriptor:
         out_pc : Float
             Shape (n_pairs, 3), of all pairs of the system; rows of other centres are not touched.
         """
-        inner_bq = np.empty((len(g_bq), self.inner.n_features))
+        g_bq = np.asarray(g_bq, self.axes_z[0].dtype)
+        inner_bq = np.empty((len(g_bq), self.inner.n_features), g_bq.dtype)
         for z, mine in _by_species(state.species_b):
             axes_kq = self.axes_z[z]
             inner_bq[mine] = g_bq[mine, : len(axes_kq)] @ axes_kq

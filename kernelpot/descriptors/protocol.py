@@ -112,6 +112,24 @@ def block_of(bound: BoundDescriptor, species_n: Int) -> Int:
     return np.zeros_like(species_n) if n_blocks(bound) == 1 else species_n
 
 
+def single(bound: BoundDescriptor) -> BoundDescriptor:
+    """The descriptor in single precision, where it can be.
+
+    Parameters
+    ----------
+    bound : BoundDescriptor
+        Bound to species. Its method ``in_single_precision``, if it has one, gives a descriptor with
+        the same features in single precision.
+
+    Returns
+    -------
+    BoundDescriptor
+        The descriptor itself where it has no such method.
+    """
+    make = getattr(bound, "in_single_precision", None)
+    return bound if make is None else make()
+
+
 def widths(bound: BoundDescriptor) -> list[int]:
     """Numbers of features, from those that are computed first to those of the descriptor itself.
 

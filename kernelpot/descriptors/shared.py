@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernelpot.conventions import Float, Int, System
-from kernelpot.descriptors.protocol import BoundDescriptor
+from kernelpot.descriptors.protocol import BoundDescriptor, single
 
 __all__ = ["SharedCentres", "shared_centres"]
 
@@ -51,8 +51,19 @@ class SharedCentres:
         self.species = inner.species
         self.cutoff = inner.cutoff
         self.n_features = inner.n_features + len(inner.species)
+        self._similarity = similarity
         self._root = math.sqrt(similarity)
         self._own = math.sqrt(1.0 - similarity)
+
+    def in_single_precision(self) -> SharedCentres:
+        """The same in single precision, as far as the inner descriptor is.
+
+        Returns
+        -------
+        SharedCentres
+            Another descriptor.
+        """
+        return SharedCentres(single(self.inner), self._similarity)
 
     def features(self, system: System, centres_b: Int) -> tuple[Float, _State]:
         """Unit feature vectors, and a state that ``vjp`` takes.
@@ -73,7 +84,7 @@ class SharedCentres:
         return self._with_species(inner_bq, system, centres_b), _State(state)
 
     def _with_species(self, inner_bq: Float, system: System, centres_b: Int) -> Float:
-        x_bq = np.zeros((len(inner_bq), self.n_features))
+        x_bq = np.zeros((len(inner_bq), self.n_features), inner_bq.dtype)
         x_bq[:, : self.inner.n_features] = self._root * inner_bq
         own_b = self.inner.n_features + system.species_n[centres_b]
         x_bq[np.arange(len(x_bq)), own_b] = self._own
