@@ -67,13 +67,14 @@ class CompositionBaseline:
         """
         numbers_n = as_int(numbers_n)
         known = np.asarray(self.numbers, dtype=np.intp)
-        unknown = np.setdiff1d(numbers_n, known)
-        if len(unknown):
+        place_n = np.minimum(np.searchsorted(known, numbers_n), len(known) - 1)
+        if (known[place_n] != numbers_n).any():
+            unknown = np.setdiff1d(numbers_n, known)
             raise DataError(
                 f"The model knows {_symbols(self.numbers)}, but not {_symbols(unknown)}; fit it "
                 "again with structures of these elements."
             )
-        return np.asarray(self.energies, dtype=np.float64)[np.searchsorted(known, numbers_n)]
+        return np.asarray(self.energies, dtype=np.float64)[place_n]
 
     def energy_of(self, numbers_n: Int) -> float:
         """Baseline energy of a structure.

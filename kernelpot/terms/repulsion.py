@@ -182,7 +182,8 @@ class CoreRepulsion:
         """
         numbers_n = as_int(numbers_n)
         table = self._table
-        if not np.isin(numbers_n, table.numbers).all():
+        place_n = np.minimum(np.searchsorted(table.numbers, numbers_n), len(table.numbers) - 1)
+        if (table.numbers[place_n] != numbers_n).any():
             unknown = np.setdiff1d(numbers_n, table.numbers)
             raise DataError(
                 f"The core repulsion knows {_symbols(table.numbers)}, but not "
@@ -194,8 +195,7 @@ class CoreRepulsion:
         if len(near_p) == 0:
             return Contribution(np.zeros(pairs.n_centres), gradient_pc)
         i_p, j_p, r_p = pairs.i_p[near_p], pairs.j_p[near_p], pairs.r_p[near_p]
-        z_p = np.searchsorted(table.numbers, numbers_n[i_p])
-        other_p = np.searchsorted(table.numbers, numbers_n[j_p])
+        z_p, other_p = place_n[i_p], place_n[j_p]
         V_p, slope_p = zbl(numbers_n[i_p], numbers_n[j_p], r_p)
         w_p, w_slope_p = _switch(r_p, table.inner_zz[z_p, other_p], table.outer_zz[z_p, other_p])
         energies_n = np.bincount(i_p, 0.5 * V_p * w_p, minlength=pairs.n_centres)
