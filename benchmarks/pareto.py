@@ -133,7 +133,9 @@ def draw(rows, name, path):
         axes.plot(
             costs[best], errors[best], "-", color="0.6", lw=1.2, zorder=0, label="Pareto front"
         )
-        for style, (method, values) in zip(("--", ":", "-."), case["published"].items()):
+        for style, (method, values) in zip(
+            ("--", ":", "-."), case["published"].items(), strict=False
+        ):
             # Those of 3BPA at 300 K; its test set here is both temperatures.
             if "more_tests" not in case:
                 value = values[0 if kind == "energy" else 1]

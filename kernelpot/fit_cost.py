@@ -260,7 +260,7 @@ def _sparse(seen: Estimate, shape: Shape, room: Room, options: Options) -> Work:
     rows += (reduction + joins) / rates.qr + grams / (0.5 * (rates.product + rates.solve))
     rows_flops += reduction + joins + grams
 
-    n_folds, n_l = shape.n_parts, len(n_rows)
+    n_folds, n_l = shape.n_folds, len(n_rows)
     each = n_folds * k**3 / 3.0
     passes = n_folds * (3.0 * n_l + 4.0) * 8.0 * k**2
     search = (_SEARCH + 1.0) * (each / rates.cholesky + passes / rates.stream)

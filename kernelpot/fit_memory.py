@@ -125,10 +125,10 @@ def _sparse_stages(shape: Shape, room: Room) -> dict[str, float]:
     some = 12.0 * max(blocks, default=0.0) * PRIOR_ROWS
     whitening = 8.0 * (factors + max((m**2 for m in blocks), default=0.0) + some)
     totals = sum(min(n, w) * w for n in n_labels)
-    grams = (shape.n_parts + 1.0) * len(n_labels) * k**2
+    grams = (shape.n_folds + 1.0) * len(n_labels) * k**2
     reducers = part = joined = 0.0
     for n in n_labels:
-        mine = math.ceil(n / shape.n_parts)
+        mine = math.ceil(n * shape.largest_part)
         buffered = min(room.n_buffer, mine)
         large = mine > buffered or mine >= w
         # A flush of a buffer that is not full copies it.

@@ -12,7 +12,7 @@ from kernelpot.conventions import LabelSet
 from kernelpot.data import Structure
 from kernelpot.descriptors.protocol import BoundDescriptor, is_linear, n_blocks, widths
 from kernelpot.environments import jacobian_bytes
-from kernelpot.hyperparameters import N_FOLDS
+from kernelpot.folds import folds_of
 from kernelpot.label_rows import BATCH_ROWS, count_rows
 from kernelpot.neighbours import find_pairs
 from kernelpot.options import Options
@@ -54,16 +54,14 @@ class Shape(NamedTuple):
     full: bool
     robust: bool
     grouped: bool  # candidates are chosen group by group
+    n_parts: int  # whose rows are reduced one after the other
+    largest_part: float  # share of the atoms in the largest of them
+    n_folds: int  # that are left out in turn
 
     @property
     def n_columns(self) -> int:
         """Weights: shifts, inducing variables."""
         return self.n_fronts + sum(sum(one.columns_b) for one in self.processes)
-
-    @property
-    def n_parts(self) -> int:
-        """Parts of the data whose rows are reduced one after the other."""
-        return min(N_FOLDS, self.n_structures)
 
     @property
     def n_batch(self) -> int:
@@ -129,6 +127,8 @@ def shape_of(
             )
         )
     sources = {s.source for s in structures}
+    folds = folds_of(structures, isolated, options.random_state)
+    n_atoms = np.array([s.n_atoms for s in structures])
     return Shape(
         tuple(processes),
         count_rows(structures),
@@ -140,6 +140,9 @@ def shape_of(
         full,
         options.robust is not None,
         options.balance_groups,
+        len(folds.parts),
+        max(float(n_atoms[part].sum()) for part in folds.parts) / float(n_atoms.sum()),
+        folds.n_folds,
     )
 
 

@@ -115,9 +115,7 @@ def learn_species(
         settings: Mapping[str, Any], indices: Sequence[int] = (), heat: int = 0
     ) -> Trial:
         settings = {**settings, **HEATS[0]}
-        trial, delta_g = _without_systems(make, settings, splits, images, structures)
-        if len(delta_g) > 1:
-            settings.setdefault("delta", delta_g)
+        trial = _without_systems(make, settings, splits, images, structures)
         return trial._replace(settings=settings, us_per_atom=winner.us_per_atom)
 
     def judge(words: str, alike: Alike) -> float:
@@ -138,11 +136,8 @@ def learn_species(
         winner.change if best.change.endswith("left out") else f"{winner.change}; {best.change}"
     )
     again = [run(settings, part, heat)._replace(change=change) for heat in (0, 1)]
-    why = [_in_words(alike, species)]
-    if "delta" in settings:
-        amplitudes = " and ".join(f"{delta:g}" for delta in settings["delta"])
-        why.append(f"amplitudes of {amplitudes} eV, with which systems left out were predicted")
-    return Race((*found.trials, *trials.values(), *tried, *again), again[-1], found.reason), why
+    raced = Race((*found.trials, *trials.values(), *tried, *again), again[-1], found.reason)
+    return raced, [_in_words(alike, species)]
 
 
 def _key(alike: Alike) -> str:
@@ -170,23 +165,15 @@ def _without_systems(
     splits: Sequence[Split],
     images: Sequence[Any],
     structures: Sequence[Structure],
-) -> tuple[Trial, list[float]]:
-    """Errors on systems left out, each predicted by a model of the others; its amplitudes.
-
-    On systems that are known, a process that tells species apart does as well as one that does not,
-    and with ever more of their structures it is given an ever larger amplitude; what is unknown is
-    then predicted by nothing (NbMoTaW, 245 structures, systems left out: amplitudes of 3 and 0.3 eV
-    305 meV/angstrom, 3 and 1 315, 3 and 3 516, 1 and 3 533). So a sum keeps the amplitudes that it
-    had where systems were left out.
-    """
+) -> Trial:
+    """Errors on systems left out, each predicted by a model of the others."""
     started = time.perf_counter()
-    squares, evidence, n_inducing, log_deltas = [], 0.0, 0, []
+    squares, evidence, n_inducing = [], 0.0, 0
     for split in splits:
         with quiet():
             model = make(settings).fit([images[s] for s in split.fit])
         squares.append(_mean_squares(model, [structures[s] for s in split.test]))
         evidence, n_inducing = evidence + model.log_evidence_, model.n_inducing_
-        log_deltas.append(np.log(model.fitted_.delta_g))
     errors = {
         kind: math.sqrt(np.mean([one[kind] for one in squares if kind in one]))
         for kind in LABEL_KINDS
@@ -205,7 +192,7 @@ def _without_systems(
         stages={},
     )
     log.info("%s", {k: v for k, v in trial._asdict().items() if k != "settings"})
-    return trial, [float(f"{delta:.3g}") for delta in np.exp(np.mean(log_deltas, axis=0))]
+    return trial
 
 
 def _mean_squares(model: Any, structures: Sequence[Structure]) -> dict[str, float]:

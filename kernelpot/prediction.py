@@ -107,7 +107,7 @@ class Predictor:
         self._descriptors = [component.descriptor for component in components]
 
     def in_single_precision(self, max_error: float = 0.01) -> Predictor:
-        """The same potential with features, their derivatives and matrix products in single precision.
+        """The same potential with features, adjoints and matrix products in single precision.
 
         Parameters
         ----------

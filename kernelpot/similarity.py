@@ -26,6 +26,7 @@ from ase.data import chemical_symbols
 
 from kernelpot.conventions import Float, Int, Progress
 from kernelpot.data import Structure
+from kernelpot.folds import systems_of
 
 __all__ = [
     "SCATTER",
@@ -59,8 +60,6 @@ differences of scores vary between parts of the data (four parts of NbMoTaW, 121
 0.21)."""
 _DROPPED = 1e-3
 """Channels of less weight than this, of one for each species, are left out."""
-_LEAST_STRUCTURES = 6
-"""A system of fewer structures is not left out."""
 _FOLDS = 3
 
 
@@ -103,14 +102,9 @@ def system_splits(
     list[Split]
         Empty where there are fewer than three species or than three such systems.
     """
-    systems: dict[tuple[int, ...], list[int]] = {}
-    for s in chosen:
-        systems.setdefault(tuple(np.unique(structures[s].numbers_n).tolist()), []).append(s)
-    large = {k: members for k, members in systems.items() if len(members) >= _LEAST_STRUCTURES}
-    n_mixed = sum(len(system) > 1 for system in large)
-    if len({z for system in systems for z in system}) < 3 or n_mixed < _FOLDS:
+    left_out = systems_of(structures, chosen)
+    if not left_out:
         return []
-    left_out = list(large.values())
     place = rng.permutation(len(left_out))
     splits = []
     for k in range(_FOLDS):

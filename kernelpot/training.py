@@ -25,12 +25,12 @@ from kernelpot.fitted import (
     solve_rows,
     whitening_of,
 )
+from kernelpot.folds import folds_of
 from kernelpot.full_basis import fit_full_basis
 from kernelpot.gp.nuisance import put_in_front
 from kernelpot.hyperparameters import (
     COARSE,
     choose_hyperparameters,
-    folds_of,
     leave_out_errors,
 )
 from kernelpot.label_rows import Known, add_rows
@@ -230,21 +230,21 @@ def learn(
         return _fit_full(structures, plan, baseline, shifts, options, tell)
     known = Known(plan.components, baseline, plan.repulsion, shifts, plan.room)
     whitening = whitening_of(plan.components)
-    parts = folds_of(outlines, set(plan.isolated), options)
+    folds = folds_of(outlines, plan.isolated, options.random_state)
     whole_b = [is_linear(c.descriptor) for c in plan.components for _ in c.inducing]
     coarse = put_in_front(shifts.n_columns, whitening.leading(COARSE, whole_b))
-    triangles, grams = data.statistics(parts, known, coarse, doubts, tell)
+    triangles, grams = data.statistics(folds, known, coarse, doubts, tell)
     seconds["rows"] = time.perf_counter() - started
 
     started = time.perf_counter()
     tell("hyperparameters", 0, 1)
     wide = [SHIFT_PRIOR] if shifts.n_columns else []
     delta_g, noise = choose_hyperparameters(
-        triangles, grams, coarse, plan.components, options, wide
+        triangles, grams, folds.n_folds_w, coarse, plan.components, options, wide
     )
     effective = effective_noise(noise, options.force_priority)
     leave_out = leave_out_errors(
-        triangles, grams, coarse, plan.components, delta_g, effective, wide
+        triangles, grams, folds.n_folds_w, coarse, plan.components, delta_g, effective, wide
     )
     del grams, coarse
     tell("hyperparameters", 1, 1)

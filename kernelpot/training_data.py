@@ -10,21 +10,31 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from kernelpot.conventions import Int, LabelSet, Progress
+from kernelpot.conventions import LABEL_KINDS, LabelSet, Progress
 from kernelpot.data import Structure
 from kernelpot.data_outlines import outlines_of
 from kernelpot.data_records import Outline
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.doubts import Doubt, reweighted
 from kernelpot.fit_budget import room_for
-from kernelpot.gp.evidence import Gram, gram
+from kernelpot.folds import Folds
+from kernelpot.gp.evidence import Gram, add_grams, gram
 from kernelpot.gp.triangles import Triangle, join_triangles
 from kernelpot.gp.whitening import Whitening
 from kernelpot.label_rows import Known, add_rows
 from kernelpot.memory import Room
 from kernelpot.options import Options
 
-__all__ = ["Data", "InProcess", "Statistics", "grams_of", "join_sets", "say_nothing"]
+__all__ = [
+    "Data",
+    "InProcess",
+    "Statistics",
+    "grams_of",
+    "in_order",
+    "join_sets",
+    "say_nothing",
+    "sum_of_grams",
+]
 
 Triangles = Mapping[LabelSet, Triangle]
 
@@ -33,7 +43,7 @@ class Statistics(NamedTuple):
     """What the rows of all structures say."""
 
     triangles: dict[LabelSet, Triangle]
-    grams: list[dict[LabelSet, Gram]]  # of each part; none where there is one part only
+    grams: list[dict[LabelSet, Gram]]  # of all rows, then of each fold; none without folds
 
 
 class Data(Protocol):
@@ -102,7 +112,7 @@ class Data(Protocol):
 
     def statistics(
         self,
-        parts: Sequence[Int],
+        folds: Folds,
         known: Known,
         coarse: Whitening,
         doubts: Sequence[Doubt],
@@ -112,8 +122,8 @@ class Data(Protocol):
 
         Parameters
         ----------
-        parts : Sequence[Int]
-            Indices of the structures of each part.
+        folds : Folds
+            Parts of the structures, and the folds that they make.
         known : Known
             What the rows are about, and what is taken off the labels.
         coarse : Whitening
@@ -126,7 +136,7 @@ class Data(Protocol):
         Returns
         -------
         Statistics
-            Triangles of all parts together, and products of each.
+            Triangles of all rows, and products of all and of each fold.
         """
 
 
@@ -164,7 +174,7 @@ class InProcess:
 
     def statistics(
         self,
-        parts: Sequence[Int],
+        folds: Folds,
         known: Known,
         coarse: Whitening,
         doubts: Sequence[Doubt],
@@ -172,13 +182,16 @@ class InProcess:
     ) -> Statistics:
         """As in `Data`, part after part."""
         structures = reweighted(self._structures, doubts)
-        triangles, grams = Statistics({}, [])
+        triangles: dict[LabelSet, Triangle] = {}
+        grams: list[dict[LabelSet, Gram]] = [{} for _ in range(folds.n_folds + 1)]
         n_done = 0
-        for part in parts:
+        for part, mine in zip(folds.parts, folds.folds_p, strict=True):
             told = functools.partial(_tell_of_part, tell, n_done, len(structures))
             of_part = add_rows({}, [structures[s] for s in part], known, told)
-            if len(parts) > 1:
-                grams.append(grams_of(of_part, coarse))
+            if folds.n_folds:
+                found = grams_of(of_part, coarse)
+                for place in (0, *(1 + fold for fold in mine)):
+                    grams[place] = sum_of_grams(grams[place], found)
             # One after the other and in place: each takes the square of the number of columns.
             for label in list(of_part):
                 triangle = of_part.pop(label)
@@ -186,7 +199,7 @@ class InProcess:
                     triangle = join_triangles(triangles[label], triangle, overwrite=True)
                 triangles[label] = triangle
             n_done += len(part)
-        return Statistics(triangles, grams)
+        return Statistics(in_order(triangles), grams if folds.n_folds else [])
 
 
 def _tell_of_part(tell: Progress, before: int, total: int, stage: str, done: int, _: int) -> None:
@@ -213,6 +226,43 @@ def grams_of(triangles: Triangles, coarse: Whitening) -> dict[LabelSet, Gram]:
         Of the same sets.
     """
     return {label: gram(triangle, coarse) for label, triangle in triangles.items()}
+
+
+def sum_of_grams(*several: Mapping[LabelSet, Gram]) -> dict[LabelSet, Gram]:
+    """Products of the rows of several lists of structures together.
+
+    Parameters
+    ----------
+    *several : Mapping[LabelSet, Gram]
+        Of each list.
+
+    Returns
+    -------
+    dict[LabelSet, Gram]
+        Of the sets of labels of any.
+    """
+    total: dict[LabelSet, Gram] = {}
+    for one in several:
+        for label, found in one.items():
+            total[label] = add_grams(total[label], found) if label in total else found
+    return total
+
+
+def in_order(triangles: Triangles) -> dict[LabelSet, Triangle]:
+    """The sets of labels by source, and then by kind.
+
+    Parameters
+    ----------
+    triangles : Triangles
+        In any order.
+
+    Returns
+    -------
+    dict[LabelSet, Triangle]
+        The same.
+    """
+    order = sorted(triangles, key=lambda label: (label.source, LABEL_KINDS.index(label.kind)))
+    return {label: triangles[label] for label in order}
 
 
 def join_sets(one: Triangles, other: Triangles) -> dict[LabelSet, Triangle]:

@@ -18,17 +18,24 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from kernelpot._machine import one_thread
-from kernelpot.conventions import LABEL_KINDS, Int, LabelSet, Progress, as_int
+from kernelpot.conventions import Int, LabelSet, Progress, as_int
 from kernelpot.data import Structure
 from kernelpot.data_records import Outline
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.doubts import Doubt, reweighted
-from kernelpot.gp.triangles import Triangle
+from kernelpot.folds import Folds
 from kernelpot.gp.whitening import Whitening
 from kernelpot.label_rows import Known, add_rows
 from kernelpot.memory import Room
 from kernelpot.options import Options
-from kernelpot.training_data import Statistics, grams_of, join_sets, say_nothing
+from kernelpot.training_data import (
+    Statistics,
+    grams_of,
+    in_order,
+    join_sets,
+    say_nothing,
+    sum_of_grams,
+)
 
 __all__ = ["Workers", "alone"]
 
@@ -119,14 +126,14 @@ class Workers:
 
     def statistics(
         self,
-        parts: Sequence[Int],
+        folds: Folds,
         known: Known,
         coarse: Whitening,
         doubts: Sequence[Doubt],
         tell: Progress,
     ) -> Statistics:
         """As in `Data`: a triangle for each block and part, joined pairwise as a tree."""
-        places = [self._places(part) for part in parts]
+        places = [self._places(part) for part in folds.parts]
         roots: dict[int, Any] = {}
 
         def work() -> Statistics:
@@ -143,8 +150,7 @@ class Workers:
                     }
             # Held futures keep what they are of in the memory of the workers.
             found = []
-            several = roots if len(parts) > 1 else {}
-            grams = {f: self._submit(_grams_of, roots[f], given, key=("grams", f)) for f in several}
+            grams = self._grams(folds, roots, given)
             total = self._tree([roots[f] for f in sorted(roots)], ("join", "all"))
             n_all = len(self.outlines)
             n_done = n_all - sum(sizes.values())
@@ -155,10 +161,8 @@ class Workers:
                     future.result()  # raises
                 n_done += sizes[future.key]
                 tell("rows", n_done, n_all)
-            triangles, by_part = self._client.gather([total, grams], direct=True)
-            nothing = _ByLabel({})
-            of_parts = [by_part.get(f, nothing).found for f in range(len(parts)) if grams]
-            return Statistics(_in_order(triangles.found, of_parts), of_parts)
+            triangles, of_folds = self._client.gather([total, grams], direct=True)
+            return Statistics(in_order(triangles.found), [one.found for one in of_folds])
 
         return self._surely(work)
 
@@ -182,6 +186,16 @@ class Workers:
             for b, place_s in mine.items()
         ]
         return self._tree(leaves, ("join", f)), leaves
+
+    def _grams(self, folds: Folds, roots: Mapping[int, Any], given: Any) -> list[Any]:
+        """Futures of the products of all rows and of each fold, from the triangles of the parts."""
+        if not folds.n_folds:
+            return []
+        of_parts = {f: self._submit(_grams_of, roots[f], given, key=("grams", f)) for f in roots}
+        members = [list(of_parts.values())]
+        for fold in range(folds.n_folds):
+            members.append([one for f, one in of_parts.items() if fold in folds.folds_p[f]])
+        return [self._submit(_sum_of, *m, key=("products", k)) for k, m in enumerate(members)]
 
     def _tree(self, futures: Sequence[Any], key: tuple[Any, ...]) -> Any:
         """Join triangles pairwise, neighbours first: the order is that of the blocks."""
@@ -276,16 +290,8 @@ def _join(one: _ByLabel, other: _ByLabel) -> _ByLabel:
     return _ByLabel(join_sets(one.found, other.found))
 
 
-def _in_order(
-    triangles: Mapping[LabelSet, Triangle], of_parts: Sequence[Iterable[LabelSet]]
-) -> dict[LabelSet, Triangle]:
-    """Sets of labels in the order in which one process, part after part, comes upon them."""
-    labels = [label for part in (*of_parts, triangles) for label in sorted(part, key=_rank)]
-    return {label: triangles[label] for label in dict.fromkeys(labels)}
-
-
-def _rank(label: LabelSet) -> tuple[str, int]:
-    return label.source, LABEL_KINDS.index(label.kind)
+def _sum_of(*several: _ByLabel) -> _ByLabel:
+    return _ByLabel(sum_of_grams(*(one.found for one in several)))
 
 
 def _grams_of(triangles: _ByLabel, shared: tuple[Known, Sequence[Doubt], Whitening]) -> _ByLabel:

@@ -1,5 +1,7 @@
 """Amplitudes and noise levels: evidence, errors on left-out folds, sums of Gaussian processes."""
 
+import functools
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -42,10 +44,7 @@ def triangle(A, y, sigma):
 
 def grams_of(whitening, rows):
     folds = [[evidence.gram(triangle(*kind), whitening) for kind in fold] for fold in rows]
-    totals = [
-        evidence.add_grams(evidence.add_grams(*column[:2]), evidence.add_grams(*column[2:]))
-        for column in zip(*folds, strict=True)
-    ]
+    totals = [functools.reduce(evidence.add_grams, column) for column in zip(*folds, strict=True)]
     return totals, folds
 
 
@@ -162,8 +161,8 @@ def test_least_fold_errors_are_found():
     whitening, component_k, rows = problem()
     totals, folds = grams_of(whitening, rows)
     found = crossvalidation.minimise(
-        totals, folds, component_k, [None, None], [None, None],
-        importance_l=[1.0, 1.0], delta_range=(1e-3, 1e3), noise_range=[(1e-3, 1e3)] * 2,
+        totals, [folds], component_k, [None, None], [None, None],
+        importance_wl=[[1.0, 1.0]], delta_range=(1e-3, 1e3), noise_range=[(1e-3, 1e3)] * 2,
     )  # fmt: skip
 
     def loss(delta_g, noise_l):
@@ -181,6 +180,31 @@ def test_least_fold_errors_are_found():
         for s in (0.97, 1.0, 1.03)
     ]
     assert scales[1] == max(scales)
+
+
+def test_ways_of_leaving_out_count_alike():
+    """One more fold of the first way does not make it count more than the second."""
+    whitening, component_k, rows = problem(n_folds=6)
+    totals, folds = grams_of(whitening, rows)
+    ways = [folds[:4], folds[4:]]
+    found = crossvalidation.minimise(
+        totals, ways, component_k, [None, None], [None, None],
+        importance_wl=[[1.0, 0.5], [0.0, 0.5]],
+        delta_range=(1e-3, 1e3), noise_range=[(1e-3, 1e3)] * 2,
+    )  # fmt: skip
+
+    def loss(delta_g, noise_l):
+        logs = [
+            np.log(crossvalidation.fold_errors(totals, way, component_k, delta_g, noise_l).mse_l)
+            for way in ways
+        ]
+        return np.mean(np.array(logs) * [[1.0, 0.5], [0.0, 0.5]], axis=0).sum()
+
+    best = loss(found.delta_g, found.noise_l)
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        other = loss(np.exp(rng.normal(0, 2, 2)), np.exp(rng.normal(0, 2, 2)))
+        assert best < other + 0.02
 
 
 def test_leading_pivots_are_a_smaller_model():

@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kernelpot import KernelPotential, Soap, left_out_systems
+from kernelpot import KernelPotential, Soap
 from kernelpot.data import structures_from_atoms
 from kernelpot.descriptors._mixing import channels_of
 from kernelpot.left_out_systems import choose_splits, learn_species
 from kernelpot.race import Race, Trial
 from kernelpot.similarity import (
     SCATTER,
-    Alike,
     channels,
     learn_similarity,
     nearest_similarity,
@@ -181,34 +180,3 @@ def test_the_similarity_of_alloys_is_learned(alloys):
     )  # fmt: skip
     assert same.winner is start
     assert why == []
-
-
-def test_a_sum_keeps_the_amplitudes_of_systems_left_out(alloys, monkeypatch):
-    """With all data what tells species apart got ever more, and unknown alloys got worse."""
-
-    def choose(species, judge, **_):
-        alike = Alike(0.1 * np.eye(3) + 0.9, 0.9, True)
-        judge("given", alike)
-        return alike
-
-    monkeypatch.setattr(left_out_systems, "learn_similarity", choose)
-    settings = {"descriptor": Soap(cutoff=4.0, n_max=3, l_max=2), "basis": "sparse", "zeta": 4}
-    start = Trial("start", settings, 25, 1, {}, 0.0, 0.0, 1.0, 1.0, {})
-    structures = structures_from_atoms(alloys)
-    fitted = []
-
-    def make(settings):
-        fitted.append(KernelPotential(**settings))
-        return fitted[-1]
-
-    splits = choose_splits(structures, 0)
-    found, why = learn_species(
-        Race((start,), start, ""), splits, make, runner(make, alloys, structures), alloys,
-        structures, deadline=time.perf_counter() + 1.0, random_state=0, tell=quiet,
-    )  # fmt: skip
-    judged, kept = fitted[: len(splits)], fitted[len(splits) :]
-    expected = np.exp(np.mean([np.log(model.delta_) for model in judged], axis=0))
-    np.testing.assert_allclose(found.winner.settings["delta"], expected, rtol=5e-3)
-    assert kept
-    assert all(list(model.delta_) == found.winner.settings["delta"] for model in kept)
-    assert "amplitudes of" in why[1]

@@ -15,10 +15,10 @@ from kernelpot.comparison import ModelRow, comparison_table, fit_and_compare, ve
 from kernelpot.conventions import System, as_int
 from kernelpot.data import structures_from_atoms
 from kernelpot.descriptors import pairs as module
+from kernelpot.folds import folds_of
 from kernelpot.gp import solvers
 from kernelpot.gp.triangles import RowReducer, empty_triangle
 from kernelpot.gp.whitening import whiten_blocks
-from kernelpot.hyperparameters import folds_of
 from kernelpot.neighbours import find_pairs
 from kernelpot.testing import check_descriptor, check_potential
 
@@ -312,8 +312,9 @@ def test_left_out_errors_are_those_of_fits_without_the_fold(with_free_atoms):
     terms = PairSplines(cutoff=4.5, n_splines=24)
     model = KernelPotential(terms, **parameters).fit(with_free_atoms)
     structures = structures_from_atoms(with_free_atoms)
-    never, *folds = folds_of(structures, {16, 17}, model._options())
-    assert never.tolist() == [16, 17]
+    folds = folds_of(structures, {16, 17}, model.random_state)
+    assert folds.parts[folds.folds_p.index(())].tolist() == [16, 17]
+    folds = [folds.members(fold) for fold in range(folds.n_folds)]
     squares = {"energy": [], "forces": [], "stress": []}
     for fold in folds:
         rest = [atoms for s, atoms in enumerate(with_free_atoms) if s not in fold]

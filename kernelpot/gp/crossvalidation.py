@@ -113,37 +113,38 @@ where they are: a factor of ten is worth a quarter of a per cent of error."""
 
 def minimise(
     totals: Sequence[Gram],
-    folds: Sequence[Sequence[Gram]],
+    ways: Sequence[Sequence[Sequence[Gram]]],
     component_k: Int,
     delta_g: Sequence[float | None],
     noise_l: Sequence[float | None],
     *,
-    importance_l: Sequence[float],
+    importance_wl: Sequence[Sequence[float]],
     delta_range: tuple[float, float],
     noise_range: Sequence[tuple[float, float]],
     n_wide: int = 0,
 ) -> Hyperparameters:
     """Prior amplitudes and noise factors with the least errors on left-out folds.
 
-    What is made small is sum_l importance_l log(mse_l): a per cent of one kind of error is worth
-    a per cent of another, whatever their units and numbers. Predictions depend on ratios of
-    amplitudes and noise only; where all are free their common factor is that of the largest
-    evidence, which is known in closed form.
+    What is made small is the mean over the ways of leaving out of sum_l importance_wl log(mse_l): a
+    per cent of one error is worth a per cent of another, whatever their units and numbers.
+    Predictions depend on ratios of amplitudes and noise only; where all are free their common
+    factor is that of the largest evidence, which is known in closed form.
 
     Parameters
     ----------
     totals : Sequence[Gram]
         Products of all rows of each set; rows that are in no fold are never left out.
-    folds : Sequence[Sequence[Gram]]
-        Products of the rows of each fold, one for each set of rows.
+    ways : Sequence[Sequence[Sequence[Gram]]]
+        Ways of leaving out, of each its folds; products of the rows of each fold, one for each set
+        of rows.
     component_k : Int
         Component that each whitened feature belongs to.
     delta_g : Sequence[float | None]
         Prior amplitudes; None for those to be found.
     noise_l : Sequence[float | None]
         Noise factors; None for those to be found.
-    importance_l : Sequence[float]
-        Weight of each set's error.
+    importance_wl : Sequence[Sequence[float]]
+        Weight of each set's error, by way of leaving out.
     delta_range : tuple[float, float]
         Bounds of the amplitudes.
     noise_range : Sequence[tuple[float, float]]
@@ -159,12 +160,13 @@ def minimise(
     """
     delta_free = np.array([delta is None for delta in delta_g], dtype=bool)
     # A set without rows in any fold says nothing of its noise.
-    rows_l = [sum(fold[k].n_rows for fold in folds) for k in range(len(totals))]
+    rows_wl = np.array([np.sum([[one.n_rows for one in f] for f in way], 0) for way in ways])
+    rows_l = rows_wl.sum(axis=0)
     noise_free = np.array([a is None and n > 0 for a, n in zip(noise_l, rows_l, strict=True)])
     delta = as_float([1.0 if d is None else d for d in delta_g])
     noise = as_float([1.0 if a is None else a for a in noise_l])
     n_delta = int(delta_free.sum())
-    importance_l = np.where(np.array(rows_l) > 0, as_float(importance_l), 0.0)
+    weight_wl = np.where(rows_wl > 0, as_float(importance_wl), 0.0) / len(ways)
 
     def put(theta: Float) -> tuple[Float, Float]:
         new_delta, new_noise = delta.copy(), noise.copy()
@@ -173,17 +175,16 @@ def minimise(
         return new_delta, new_noise
 
     def loss(theta: Float) -> tuple[float, Float]:
-        found = fold_errors(totals, folds, component_k, *put(theta))
-        mse_l = np.maximum(found.mse_l, 1e-12)  # labels that are all zero
-        share_l = importance_l / mse_l
-        gradient = np.concatenate(
-            [
-                (share_l @ found.by_delta_lg)[delta_free],
-                (share_l @ found.by_noise_ll)[noise_free],
-            ]
-        )
-        value = float(importance_l @ np.log(mse_l)) + _PREFERENCE * float(theta @ theta)
-        return value, gradient + 2.0 * _PREFERENCE * theta
+        value, gradient = _PREFERENCE * float(theta @ theta), 2.0 * _PREFERENCE * theta
+        hyperparameters = put(theta)
+        for folds, weight_l in zip(ways, weight_wl, strict=True):
+            found = fold_errors(totals, folds, component_k, *hyperparameters)
+            mse_l = np.maximum(found.mse_l, 1e-12)  # labels that are all zero
+            share_l = weight_l / mse_l
+            value += float(weight_l @ np.log(mse_l))
+            gradient[:n_delta] += (share_l @ found.by_delta_lg)[delta_free]
+            gradient[n_delta:] += (share_l @ found.by_noise_ll)[noise_free]
+        return value, gradient
 
     all_free = bool(delta_free[n_wide:].all() and noise_free.all())
     bounds = [delta_range] * n_delta
