@@ -93,7 +93,7 @@ def moving(atoms, calculator):
 def time_stages(model, atoms, repeats):
     """Neighbours per atom, and for each stage its seconds per atom and the floors it holds."""
     component = model.fitted_.components[0]
-    descriptor = component.descriptor
+    descriptor = model.predictor_._descriptors[0]
     n = len(atoms)
     pairs = PairList(descriptor.cutoff).update(atoms.positions, atoms.cell[:], atoms.pbc)
     system = System(np.zeros(n, dtype=np.intp), pairs)

@@ -17,6 +17,7 @@ from kernelpot._machine import n_threads, side_by_side
 from kernelpot.collapsed import Collapsed, collapse, single
 from kernelpot.conventions import Float, Int, Pairs, System, as_int, voigt_from_tensor
 from kernelpot.data import Structure
+from kernelpot.descriptors.projected import projection_pays
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.descriptors.protocol import single as single_descriptor
 from kernelpot.fitted import Fitted, predictive
@@ -103,8 +104,12 @@ class Predictor:
         edges = np.cumsum([len(group.Z_mq) for group, _ in groups])[:-1]
         weights = np.split(weights_m, edges)
         rest = (collapse(g, w, zeta) for (g, zeta), w in zip(groups, weights, strict=True))
-        self._collapsed = [list(itertools.islice(rest, len(c.inducing))) for c in components]
-        self._descriptors = [component.descriptor for component in components]
+        evaluated = [
+            _on_cheaper_axes(c.descriptor, list(itertools.islice(rest, len(c.inducing))))
+            for c in components
+        ]
+        self._descriptors = [descriptor for descriptor, _ in evaluated]
+        self._collapsed = [collapsed for _, collapsed in evaluated]
 
     def in_single_precision(self, max_error: float = 0.01) -> Predictor:
         """The same potential with features, adjoints and matrix products in single precision.
@@ -273,6 +278,21 @@ class Predictor:
             self._posterior = self._solve()
         variance = self._posterior.variance(np.array([prior]), rows.energy_m[None, :])
         return float(np.sqrt(variance[0]))
+
+
+def _on_cheaper_axes(
+    bound: BoundDescriptor, collapsed: list[Collapsed]
+) -> tuple[BoundDescriptor, list[Collapsed]]:
+    """Descriptor and weights with which a prediction costs least.
+
+    Fewer axes save memory and time of a fit; where there are few environments, a prediction is
+    cheaper with all features, and weights that contain the axes: energies are the same.
+    """
+    whole = getattr(bound, "unprojected", None)
+    n_environments = float(np.mean([len(one.alpha_e) for one in collapsed]))
+    if whole is None or projection_pays(whole.n_features, bound.n_features, n_environments):
+        return bound, collapsed
+    return whole, [one._replace(V_jq=bound.lift(one.V_jq, z)) for z, one in enumerate(collapsed)]
 
 
 def predictor_of(fitted: Fitted) -> Predictor:

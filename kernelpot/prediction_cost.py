@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernelpot.descriptors._soap_bound import BoundSoap
+from kernelpot.descriptors.projected import projection_pays
 from kernelpot.descriptors.protocol import BoundDescriptor, is_linear, widths
 from kernelpot.rows import Component
 
@@ -161,6 +162,8 @@ def prediction_cost(
         numbers = widths(bound)
         counts = [len(group.first_e) - 1 for group in component.inducing]
         n_environments = 1.0 if component.zeta == 1 else float(np.mean(counts))
+        if not projection_pays(numbers[0], numbers[-1], n_environments):
+            numbers = [numbers[0]]
         n_max, l_max = _resolution(bound)
         one = prediction_flops(n_max, l_max, numbers[0], numbers[-1], n_environments, n_neighbours)
         flops = {stage: flops[stage] + one[stage] for stage in flops}

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from kernelpot import Calculator
+from kernelpot import Calculator, KernelPotential, Soap, prediction
 from kernelpot.collapsed import collapse, single
+from kernelpot.descriptors.projected import projection_pays
 from kernelpot.gp.inducing import join
+from kernelpot.neighbours import find_pairs
 
 
 def unit(rng, n, n_q, around=0.0, spread=1.0):
@@ -103,3 +105,32 @@ def test_nothing_to_collapse():
     collapsed = collapse(join(np.zeros((0, 12)), []), np.zeros(0), 4)
     assert len(collapsed.alpha_e) == 0
     assert single(collapsed, 4) == (collapsed, 0.0)
+
+
+@pytest.mark.parametrize("mixing", [{}, {"species_mixing": 0.7, "centre_similarity": 0.8}])
+def test_weights_that_contain_the_axes_give_the_same(emt_images, mixing, monkeypatch):
+    soap = Soap(cutoff=4.5, n_max=6, l_max=4, **mixing)
+    model = KernelPotential(soap, n_environments=6, n_tangents=3, feature_tolerance=1e-3)
+    model.fit(emt_images[:10])
+    kept = model.fitted_.components[0].descriptor
+    found = {}
+    for pays in (True, False):
+        monkeypatch.setattr(prediction, "projection_pays", lambda *_, pays=pays: pays)
+        predictor = prediction.predictor_of(model.fitted_)
+        found[pays] = predictor
+        assert (predictor._descriptors[0] is kept) == pays
+    assert found[False]._descriptors[0].n_features > kept.n_features
+    for atoms in emt_images[10:14]:
+        pairs = find_pairs(atoms.positions, atoms.cell.array, atoms.pbc, model.predictor_.cutoff)
+        one, other = (found[pays].evaluate(atoms.numbers, pairs) for pays in (True, False))
+        for a, b in zip(one, other, strict=True):
+            assert_allclose(b, a, rtol=0, atol=1e-10 * max(1.0, np.abs(a).max()))
+        rough = found[False].in_single_precision().evaluate(atoms.numbers, pairs)
+        assert_allclose(rough.forces_nc, one.forces_nc, rtol=0, atol=2e-3)
+
+
+def test_few_environments_are_compared_with_all_features():
+    assert projection_pays(324, 119, 300)
+    assert not projection_pays(324, 119, 50)
+    assert not projection_pays(680, 467, 300)
+    assert not projection_pays(100, 100, 1e6)

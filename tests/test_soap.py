@@ -265,11 +265,13 @@ def test_vjp_is_the_contracted_jacobian(compression, n_max, l_max):
     assert np.isnan(out[untouched]).all()
 
 
-@pytest.mark.parametrize("compression", COMPRESSIONS)
-@pytest.mark.parametrize(("n_max", "l_max"), [(1, 0), (4, 6), (6, 3), (9, 8)])
-def test_single_precision(compression, n_max, l_max):
+@pytest.mark.parametrize(
+    "species", [*({"compression": c} for c in COMPRESSIONS), {"species_mixing": 0.6}]
+)
+@pytest.mark.parametrize(("n_max", "l_max"), [(1, 0), (3, 2), (4, 6), (6, 3), (9, 8)])
+def test_single_precision(species, n_max, l_max):
     atoms = STRUCTURES["slab"]
-    soap = Soap(cutoff=4.5, n_max=n_max, l_max=l_max, compression=compression)
+    soap = Soap(cutoff=4.5, n_max=n_max, l_max=l_max, **species)
     double = soap.bind((1, 6, 8, 9))
     single = double.in_single_precision()
     system, centres = system_of(double, atoms), as_int([7, 2, 3])

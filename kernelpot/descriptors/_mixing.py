@@ -104,7 +104,7 @@ def radial_mixing(channels_kz: Float, n_max: int, l_max: int) -> Float:
     return np.repeat(one_azn[None], l_max + 1, axis=0)
 
 
-def mix_tables(values_kdj: Float, mixing_lazn: Float, n_pad: int) -> Float:
+def mix_tables(values_kdj: Float, mixing_lazn: Float, n_pad: int, padded: int) -> Float:
     """Radial tables of all species.
 
     Parameters
@@ -115,14 +115,15 @@ def mix_tables(values_kdj: Float, mixing_lazn: Float, n_pad: int) -> Float:
         Functions of each species as combinations of the basis.
     n_pad : int
         Length to which n is padded in that table.
+    padded : int
+        Length to which it is to be.
 
     Returns
     -------
     Float
-        Shape (n_species, n_nodes, 3, (l_max + 1) * n_mixed padded to a multiple of four).
+        Shape (n_species, n_nodes, 3, (l_max + 1) * padded).
     """
     n_degrees, n_mixed, n_species, n_max = mixing_lazn.shape
-    padded = -(-n_mixed // 4) * 4
     values_kdln = values_kdj.reshape(*values_kdj.shape[:2], n_degrees, n_pad)[..., :n_max]
     out_zkdla = np.zeros((n_species, *values_kdln.shape[:3], padded))
     out_zkdla[..., :n_mixed] = np.einsum("kdln,lazn->zkdla", values_kdln, mixing_lazn)

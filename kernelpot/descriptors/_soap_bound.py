@@ -140,9 +140,9 @@ class BoundSoap:
         channel_g = np.unique(group_z)
         scale_q = np.zeros(0)
         if mixing is not None:
-            values_tkdj = mix_tables(table.values, mixing, n_pad)
-            n_max = mixing.shape[1]
+            basis_pad, n_max = n_pad, mixing.shape[1]
             n_pad = -(-n_max // row) * row
+            values_tkdj = mix_tables(table.values, mixing, basis_pad, n_pad)
             _, n_channels, blocks, sizes = _layout("mu2", 1, n_max, l_max)
             group_z, channel_g = np.arange(len(species)), np.zeros(len(species))
             # Products of unlike functions stand there once and count twice: so the kernel depends

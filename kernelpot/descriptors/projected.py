@@ -10,7 +10,31 @@ import numpy as np
 from kernelpot.conventions import Float, Int, System
 from kernelpot.descriptors.protocol import BoundDescriptor, single
 
-__all__ = ["ProjectedDescriptor"]
+__all__ = ["ProjectedDescriptor", "projection_pays"]
+
+
+def projection_pays(n_features: int, n_kept: int, n_environments: float) -> bool:
+    """Whether a prediction is cheaper on fewer axes.
+
+    Products with the environments and their collapsed tangents, forth and back, take 8 operations
+    for each feature and environment; those with the axes, 4 for each feature and axis.
+
+    Parameters
+    ----------
+    n_features : int
+        As they are computed.
+    n_kept : int
+        Axes.
+    n_environments : float
+        Inducing environments that an atom is compared with.
+
+    Returns
+    -------
+    bool
+        By the number of operations.
+    """
+    as_they_are = 8.0 * n_environments * n_features
+    return 4.0 * n_features * n_kept + 8.0 * n_environments * n_kept < as_they_are
 
 
 class _State(NamedTuple):
@@ -51,6 +75,29 @@ class ProjectedDescriptor:
         self.cutoff = inner.cutoff
         self.n_features = max(len(axes_kq) for axes_kq in self.axes_z)
         self.centre_similarity = getattr(inner, "centre_similarity", None)
+
+    @property
+    def unprojected(self) -> BoundDescriptor:
+        """The descriptor of all features, with which vectors are compared after `lift`."""
+        return self.inner
+
+    def lift(self, V_jk: Float, z: int) -> Float:
+        """Vectors whose products with all features are those of the given ones with the kept.
+
+        Parameters
+        ----------
+        V_jk : Float
+            Shape (n, n_features).
+        z : int
+            Species of the centres.
+
+        Returns
+        -------
+        Float
+            Shape (n, n_features of ``unprojected``).
+        """
+        axes_kq = self.axes_z[z]
+        return V_jk[:, : len(axes_kq)] @ axes_kq
 
     def in_single_precision(self) -> ProjectedDescriptor:
         """The same in single precision, as far as the inner descriptor is.

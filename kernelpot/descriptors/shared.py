@@ -55,6 +55,30 @@ class SharedCentres:
         self._root = math.sqrt(similarity)
         self._own = math.sqrt(1.0 - similarity)
 
+    @property
+    def unprojected(self) -> SharedCentres | None:
+        """The same of all features, where the surroundings stand on fewer axes."""
+        inner = getattr(self.inner, "unprojected", None)
+        return None if inner is None else SharedCentres(inner, self._similarity)
+
+    def lift(self, V_jk: Float, z: int) -> Float:
+        """Vectors whose products with all features are those of the given ones with the kept.
+
+        Parameters
+        ----------
+        V_jk : Float
+            Shape (n, n_features).
+        z : int
+            Any species: their axes are the same.
+
+        Returns
+        -------
+        Float
+            Shape (n, n_features of ``unprojected``).
+        """
+        n_kept = self.inner.n_features
+        return np.hstack([self.inner.lift(V_jk[:, :n_kept], z), V_jk[:, n_kept:]])
+
     def in_single_precision(self) -> SharedCentres:
         """The same in single precision, as far as the inner descriptor is.
 
