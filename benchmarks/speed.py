@@ -93,7 +93,7 @@ def moving(atoms, calculator):
 def time_stages(model, atoms, repeats):
     """Neighbours per atom, and for each stage its seconds per atom and the floors it holds."""
     component = model.fitted_.components[0]
-    descriptor = model.predictor_._descriptors[0]
+    descriptor = model.predictor_._blocks[0][0].descriptor
     n = len(atoms)
     pairs = PairList(descriptor.cutoff).update(atoms.positions, atoms.cell[:], atoms.pbc)
     system = System(np.zeros(n, dtype=np.intp), pairs)
@@ -111,7 +111,7 @@ def time_stages(model, atoms, repeats):
         )
     }
     for words, predictor in precisions(model):
-        weights = predictor._collapsed[0][0]
+        weights = predictor._blocks[0][0].collapsed
         stages[f"kernel, {words}"] = (
             per_block(lambda weights=weights: weights.energies(x_bq, component.zeta)),
             ("kernel",),

@@ -53,6 +53,13 @@ class Evaluation(NamedTuple):
         return self.strain_ncd.sum(axis=0)
 
 
+class _Block(NamedTuple):
+    """What centres of one block are compared with."""
+
+    descriptor: BoundDescriptor
+    collapsed: Collapsed
+
+
 class Predictor:
     """A fitted potential, as arrays: what the estimator and the calculators call.
 
@@ -104,12 +111,14 @@ class Predictor:
         edges = np.cumsum([len(group.Z_mq) for group, _ in groups])[:-1]
         weights = np.split(weights_m, edges)
         rest = (collapse(g, w, zeta) for (g, zeta), w in zip(groups, weights, strict=True))
-        evaluated = [
-            _on_cheaper_axes(c.descriptor, list(itertools.islice(rest, len(c.inducing))))
+        # Of each component and block of inducing variables.
+        self._blocks = [
+            [
+                _on_cheaper_axes(c.descriptor, one, z)
+                for z, one in enumerate(itertools.islice(rest, len(c.inducing)))
+            ]
             for c in components
         ]
-        self._descriptors = [descriptor for descriptor, _ in evaluated]
-        self._collapsed = [collapsed for _, collapsed in evaluated]
 
     def in_single_precision(self, max_error: float = 0.01) -> Predictor:
         """The same potential with features, adjoints and matrix products in single precision.
@@ -131,9 +140,10 @@ class Predictor:
             If energies change by more.
         """
         other = copy.copy(self)
-        other._collapsed = []
-        for component, collapsed in zip(self._components, self._collapsed, strict=True):
-            found = [single(one, component.zeta) for one in collapsed]
+        other._blocks = []
+        descriptors: dict[int, BoundDescriptor] = {}  # one for all blocks
+        for component, blocks in zip(self._components, self._blocks, strict=True):
+            found = [single(one.collapsed, component.zeta) for one in blocks]
             error = max(error for _, error in found)
             if not error <= max_error:
                 raise ValueError(
@@ -141,8 +151,15 @@ class Predictor:
                     f" and {1e3 * max_error:.2g} meV are allowed: the weights of this model are"
                     " large and cancel. Use double precision, or fit with fewer environments"
                 )
-            other._collapsed.append([one for one, _ in found])
-        other._descriptors = [single_descriptor(one) for one in self._descriptors]
+            for one in blocks:
+                if id(one.descriptor) not in descriptors:
+                    descriptors[id(one.descriptor)] = single_descriptor(one.descriptor)
+            other._blocks.append(
+                [
+                    _Block(descriptors[id(one.descriptor)], collapsed)
+                    for one, (collapsed, _) in zip(blocks, found, strict=True)
+                ]
+            )
         return other
 
     def species_of(self, numbers_n: Int, name: str = "the structure") -> Int:
@@ -236,12 +253,10 @@ class Predictor:
             contribution = self._repulsion.evaluate(numbers_n, pairs)
             energies_n += contribution.energies_n
             gradient_pc += contribution.gradient_pc
-        for component, descriptor, collapsed in zip(
-            self._components, self._descriptors, self._collapsed, strict=True
-        ):
-            near, index_p = within(pairs, descriptor.cutoff)
+        for component, blocks in zip(self._components, self._blocks, strict=True):
+            near, index_p = within(pairs, component.descriptor.cutoff)
             near_pc = _add_component(
-                component, descriptor, collapsed, System(species_n, near), energies_n, novelty_n
+                component, blocks, System(species_n, near), energies_n, novelty_n
             )
             if index_p is None:
                 gradient_pc += near_pc
@@ -280,19 +295,17 @@ class Predictor:
         return float(np.sqrt(variance[0]))
 
 
-def _on_cheaper_axes(
-    bound: BoundDescriptor, collapsed: list[Collapsed]
-) -> tuple[BoundDescriptor, list[Collapsed]]:
+def _on_cheaper_axes(bound: BoundDescriptor, collapsed: Collapsed, z: int) -> _Block:
     """Descriptor and weights with which a prediction costs least.
 
     Fewer axes save memory and time of a fit; where there are few environments, a prediction is
     cheaper with all features, and weights that contain the axes: energies are the same.
     """
     whole = getattr(bound, "unprojected", None)
-    n_environments = float(np.mean([len(one.alpha_e) for one in collapsed]))
+    n_environments = len(collapsed.alpha_e)
     if whole is None or projection_pays(whole.n_features, bound.n_features, n_environments):
-        return bound, collapsed
-    return whole, [one._replace(V_jq=bound.lift(one.V_jq, z)) for z, one in enumerate(collapsed)]
+        return _Block(bound, collapsed)
+    return _Block(whole, collapsed._replace(V_jq=bound.lift(collapsed.V_jq, z)))
 
 
 def predictor_of(fitted: Fitted) -> Predictor:
@@ -393,8 +406,7 @@ def time_predictions(predictor: Predictor, timed: Sequence[tuple[Int, Pairs]]) -
 
 def _add_component(
     component: Component,
-    descriptor: BoundDescriptor,
-    collapsed: Sequence[Collapsed],
+    blocks: Sequence[_Block],
     system: System,
     energies_n: Float,
     novelty_n: Float,
@@ -405,9 +417,10 @@ def _add_component(
 
     def add(block: tuple[int, Int]) -> None:
         z, centres_b = block
-        if len(collapsed[z].alpha_e):
+        descriptor, collapsed = blocks[z]
+        if len(collapsed.alpha_e):
             x_bq, state = descriptor.features(system, centres_b)
-            found = collapsed[z].energies(x_bq, component.zeta)
+            found = collapsed.energies(x_bq, component.zeta)
             energies_n[centres_b] += found.energies_b
             descriptor.vjp(system, centres_b, state, found.g_bq, gradient_pc)
             novelty_b = found.novelty_b

@@ -118,8 +118,8 @@ def test_weights_that_contain_the_axes_give_the_same(emt_images, mixing, monkeyp
         monkeypatch.setattr(prediction, "projection_pays", lambda *_, pays=pays: pays)
         predictor = prediction.predictor_of(model.fitted_)
         found[pays] = predictor
-        assert (predictor._descriptors[0] is kept) == pays
-    assert found[False]._descriptors[0].n_features > kept.n_features
+        assert all((one.descriptor is kept) == pays for one in predictor._blocks[0])
+    assert found[False]._blocks[0][0].descriptor.n_features > kept.n_features
     for atoms in emt_images[10:14]:
         pairs = find_pairs(atoms.positions, atoms.cell.array, atoms.pbc, model.predictor_.cutoff)
         one, other = (found[pays].evaluate(atoms.numbers, pairs) for pays in (True, False))
