@@ -177,8 +177,12 @@ def test_what_is_learned_of_one_species_helps_another(alloys, tmp_path):
     again = load(tmp_path / "contracted.kpot")
     np.testing.assert_array_equal(np.concatenate(again.predict(test).forces), found)
 
+    # Fewer environments: with 45 for these few structures weights cancel to ten digits.
+    soap = Soap(cutoff=4.5, n_max=5, l_max=3, species_mixing=0.8, n_contracted=8)
+    smaller = KernelPotential(soap, n_environments=20, n_tangents=6).fit(train)
+
     def potential(atoms):
-        p = again.predict([atoms])
+        p = smaller.predict([atoms])
         return p.energy[0], p.forces[0], p.stress[0]
 
     check_potential(potential, test[0])
