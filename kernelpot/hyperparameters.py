@@ -197,7 +197,7 @@ def _importance(triangles: Mapping[LabelSet, Triangle], way: int) -> list[float]
 
     Of systems left out energies do not count where there are forces: that of an element whose
     crystal is left out is off by a constant that nothing else tells, and so large that for its sake
-    those of known systems would be given up (NbMoTaW, all structures: 6.9 meV/atom instead of 1.4).
+    those of known systems would be given up (NbMoTaW, all structures: 6.9 meV/atom instead of 1.7).
     """
     n_kind = dict.fromkeys(LABEL_KINDS, 0)
     for label, triangle in triangles.items():

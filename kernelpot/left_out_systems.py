@@ -115,8 +115,9 @@ def learn_species(
         settings: Mapping[str, Any], indices: Sequence[int] = (), heat: int = 0
     ) -> Trial:
         settings = {**settings, **HEATS[0]}
-        trial = _without_systems(make, settings, splits, images, structures)
-        return trial._replace(settings=settings, us_per_atom=winner.us_per_atom)
+        return _without_systems(make, settings, splits, images, structures)._replace(
+            settings=settings, us_per_atom=winner.us_per_atom
+        )
 
     def judge(words: str, alike: Alike) -> float:
         trial = without_systems(settings_of(alike))

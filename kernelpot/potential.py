@@ -56,8 +56,9 @@ class KernelPotential(FittedPotential, BaseEstimator):
         Exponent of the kernel. With 1 (and ``n_tangents=0``) the model is linear in the features:
         for a `Soap`, three-body terms over the length of the power spectrum.
     delta : float | list[float | None] | None
-        Prior standard deviation of a local energy, eV; None to find it, by errors on
-        structures left out (in the full basis by the evidence; ``delta_``).
+        Prior standard deviation of a local energy, eV; None to find it, by errors on structures
+        left out, and on systems where there are three species or more (in the full basis by the
+        evidence; ``delta_``).
     n_environments : int | dict[str, int] | list[int | dict[str, int]]
         Inducing environments: in all (shared out in proportion to the square root of each
         species' number of atoms), or by chemical symbol. Together with the descriptor this

@@ -37,8 +37,9 @@ class Calculator(AseCalculator):
         Additional radius of the kept neighbours, angstrom: a larger one searches less often
         and walks through more pairs; 0 searches at every call.
     single_precision : bool
-        Whether matrix products of the kernel are computed in single precision: faster, with forces
-        of silicon off by 0.5 meV/angstrom. ``energy_std`` is not concerned.
+        Whether features, their derivatives and products of the kernel are computed in single
+        precision: faster, with forces of silicon off by 0.5 meV/angstrom. ``energy_std`` is not
+        concerned.
 
     Raises
     ------
