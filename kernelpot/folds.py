@@ -17,7 +17,7 @@ import numpy as np
 from kernelpot.conventions import Int, as_int
 from kernelpot.data_records import Outlined
 
-__all__ = ["N_FOLDS", "Folds", "folds_of", "systems_of"]
+__all__ = ["N_FOLDS", "Folds", "by_system", "folds_of", "systems_of"]
 
 N_FOLDS = 5
 """Parts of the data that are left out in turn, at most."""
@@ -135,14 +135,35 @@ def systems_of(structures: Sequence[Outlined], chosen: Sequence[int] | Int) -> l
         Structures of each of the systems that are not too small; none where there are fewer than
         three species, or than three such systems of several.
     """
-    systems: dict[tuple[int, ...], list[int]] = {}
-    for s in chosen:
-        systems.setdefault(_species(structures[s]), []).append(int(s))
+    systems = by_system(structures, chosen)
     large = {k: members for k, members in systems.items() if len(members) >= _LEAST_STRUCTURES}
     n_mixed = sum(len(system) > 1 for system in large)
     if len({z for system in systems for z in system}) < 3 or n_mixed < _LEAST_MIXED:
         return []
     return list(large.values())
+
+
+def by_system(
+    structures: Sequence[Outlined], chosen: Sequence[int] | Int
+) -> dict[tuple[int, ...], list[int]]:
+    """Structures of each system.
+
+    Parameters
+    ----------
+    structures : Sequence[Outlined]
+        The training structures.
+    chosen : Sequence[int] | Int
+        Those that count.
+
+    Returns
+    -------
+    dict[tuple[int, ...], list[int]]
+        Their indices, by atomic numbers.
+    """
+    systems: dict[tuple[int, ...], list[int]] = {}
+    for s in chosen:
+        systems.setdefault(_species(structures[s]), []).append(int(s))
+    return systems
 
 
 def _species(structure: Outlined) -> tuple[int, ...]:

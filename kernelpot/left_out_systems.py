@@ -14,23 +14,37 @@ from ase.data import chemical_symbols
 from kernelpot.conventions import LABEL_KINDS, Float, Progress
 from kernelpot.data import Structure
 from kernelpot.descriptors import Soap
+from kernelpot.folds import by_system
 from kernelpot.prediction import evaluate_structure
-from kernelpot.race import Race, Runner, Trial, balanced_order, climb, score
+from kernelpot.race import Race, Runner, Trial, balanced_order, climb
 from kernelpot.similarity import SCATTER, Alike, Split, channels, learn_similarity, system_splits
 from kernelpot.trials import HEATS, Make, quiet
+from kernelpot.variations import Step, apply, variations
 
-__all__ = ["learn_species"]
+__all__ = ["choose_splits", "learn_species"]
 
 log = logging.getLogger("kernelpot")
 
 _ATOMS = 2500
-"""Atoms of the structures with which the similarity of the species is learned."""
+"""Atoms of the structures of which systems are left out, for each part of the data."""
+_MOST_PARTS = 4
+"""Parts of the data with systems that are left out of each: what a trial scores depends on which
+systems are left out together, so that one part tells less than two."""
+_TRIALS = 25
+"""How many trials there should be time for."""
+_FOR_SIMILARITY = 0.8
+"""Share of the time for the similarity of the species."""
+_GROWTH = 1.6
+"""How many times longer trials take than the first: those of a sum do."""
+_LEAST_ERRORS = {"energy": 1e-3, "forces": 1e-3, "stress": 1e-5}
+"""Lower errors count as these (eV/atom, eV/angstrom, eV/angstrom^3): forces that vanish by symmetry
+say nothing, and their logarithm would say everything."""
 
 _ALL_THE_SAME = {"species_mixing": 1.0, "centre_similarity": 1.0}
 """Parameters of a descriptor that tells no species apart."""
 
 
-def choose_splits(structures: Sequence[Structure], random_state: int | None) -> list[Split]:
+def choose_splits(structures: Sequence[Structure], random_state: int | None) -> list[list[Split]]:
     """Parts of the structures, with systems that are left out in turn.
 
     Parameters
@@ -42,19 +56,25 @@ def choose_splits(structures: Sequence[Structure], random_state: int | None) -> 
 
     Returns
     -------
-    list[Split]
-        Empty where there are too few species or systems.
+    list[list[Split]]
+        For one part of the structures, and then for others; empty where there are too few species
+        or systems.
     """
     rng = np.random.default_rng(random_state)
     order = balanced_order(structures, rng)
-    sizes = np.cumsum([structures[s].n_atoms for s in order])
-    chosen = order[: max(int(np.searchsorted(sizes, _ATOMS)), 25)]
-    return system_splits(structures, chosen, rng)
+    parts = []
+    while order and len(parts) < _MOST_PARTS:
+        sizes = np.cumsum([structures[s].n_atoms for s in order])
+        n_chosen = max(int(np.searchsorted(sizes, _ATOMS)), 25)
+        parts.append(system_splits(structures, order[:n_chosen], rng))
+        order = order[n_chosen:]
+    full = [part for part in parts if part]
+    return full if parts and parts[0] else []
 
 
 def learn_species(
     found: Race,
-    splits: Sequence[Split],
+    parts: Sequence[Sequence[Split]],
     make: Make,
     run: Runner,
     images: Sequence[Any],
@@ -66,15 +86,16 @@ def learn_species(
 ) -> tuple[Race, list[str]]:
     """The winner with what predicts systems left out best, and why.
 
-    How alike the species are comes first; then, in the time that is left, the numbers of the
-    descriptor are changed by small steps.
+    How alike the species are comes first. Then what the race changed has to prove itself: what is
+    best for systems that are known may be bad for others. In the time that is left, the numbers of
+    the descriptor are changed by small steps.
 
     Parameters
     ----------
     found : Race
         A race of descriptors.
-    splits : Sequence[Split]
-        Systems that are left out in turn.
+    parts : Sequence[Sequence[Split]]
+        Systems that are left out in turn, of parts of the data: as many as time allows are used.
     make : Make
         Makes a model for a trial of parameters.
     run : Runner
@@ -97,10 +118,11 @@ def learn_species(
         words, where no systems are left out, or there is no time.
     """
     winner = found.winner
-    if not splits or time.perf_counter() > deadline:
+    if not parts or time.perf_counter() > deadline:
         return found, []
     species = sorted({int(z) for s in structures for z in s.numbers_n})
     trials: dict[str, Trial] = {}
+    splits = list(parts[0])
 
     def settings_of(alike: Alike) -> dict[str, Any]:
         soap = winner.settings["descriptor"].get_params(deep=False)
@@ -124,11 +146,23 @@ def learn_species(
         trials[_key(alike)] = trial._replace(change=f"{words}; systems left out")
         return trial.score
 
+    left = deadline - time.perf_counter()
+    until = deadline - (1.0 - _FOR_SIMILARITY) * left
+    if len(parts) > 1:
+        took = without_systems(winner.settings).seconds
+        n_parts = int(np.clip(left / (_TRIALS * _GROWTH * took), 1, len(parts)))
+        splits = [split for part in parts[:n_parts] for split in part]
     start = winner.settings["descriptor"].species_mixing or 0.0
-    alike = learn_similarity(species, judge, start=start, deadline=deadline, tell=tell)
-    best, tried = climb(
-        trials[_key(alike)], without_systems, (), deadline, tell, least_gain=SCATTER
-    )
+    alike = learn_similarity(species, judge, start=start, deadline=until, tell=tell)
+    learned, tried = trials[_key(alike)], []
+    for words, change in _alternatives(learned.settings, found.trials[0].settings):
+        if time.perf_counter() > deadline:
+            break
+        trial = without_systems(apply(learned.settings, change))
+        tried.append(trial._replace(change=f"{learned.change}, {words}"))
+    best = min((learned, *tried), key=lambda trial: trial.score)
+    best, steps = climb(best, without_systems, (), deadline, tell, least_gain=SCATTER)
+    tried += steps
     # Times and errors of the race were those of other settings.
     settings = {k: v for k, v in best.settings.items() if k not in HEATS[0]}
     order = balanced_order(structures, np.random.default_rng(random_state))
@@ -139,6 +173,31 @@ def learn_species(
     again = [run(settings, part, heat)._replace(change=change) for heat in (0, 1)]
     raced = Race((*found.trials, *trials.values(), *tried, *again), again[-1], found.reason)
     return raced, [_in_words(alike, species)]
+
+
+def _alternatives(settings: Mapping[str, Any], first: Mapping[str, Any]) -> list[Step]:
+    """Where the race changed something: what it began with, and what else it tried there."""
+    found: list[Step] = []
+    tried = dict(variations(first))
+    for names in dict.fromkeys(tuple(sorted(change)) for change in tried.values()):
+        now, before = ({n: _value(one, n) for n in names} for one in (settings, first))
+        if now == before or names == ("species_mixing",):
+            continue
+        options = [(f"{', '.join(names)} as at the start", before), *tried.items()]
+        found += [
+            (words, change)
+            for words, change in options
+            if tuple(sorted(change)) == names and change != now
+        ]
+    return found
+
+
+def _value(settings: Mapping[str, Any], name: str) -> Any:
+    """Of a parameter of the model, or of its last descriptor."""
+    if name in settings:
+        return settings[name]
+    descriptor = settings["descriptor"]
+    return getattr(descriptor[-1] if isinstance(descriptor, list) else descriptor, name)
 
 
 def _key(alike: Alike) -> str:
@@ -169,24 +228,25 @@ def _without_systems(
 ) -> Trial:
     """Errors on systems left out, each predicted by a model of the others."""
     started = time.perf_counter()
-    squares, evidence, n_inducing = [], 0.0, 0
+    evidence, n_inducing = 0.0, 0
+    scores: list[float] = []
+    squares: dict[str, list[float]] = {}
     for split in splits:
         with quiet():
             model = make(settings).fit([images[s] for s in split.fit])
-        squares.append(_mean_squares(model, [structures[s] for s in split.test]))
+        for members in by_system(structures, split.test).values():
+            errors = _mean_squares(model, [structures[s] for s in members])
+            scores.append(_score(errors))
+            for kind, square in errors.items():
+                squares.setdefault(kind, []).append(square)
         evidence, n_inducing = evidence + model.log_evidence_, model.n_inducing_
-    errors = {
-        kind: math.sqrt(np.mean([one[kind] for one in squares if kind in one]))
-        for kind in LABEL_KINDS
-        if any(kind in one for one in squares)
-    }
     trial = Trial(
         change="",
         settings={},
-        n_structures=len(splits[0].fit),
+        n_structures=sum(len(split.fit) for split in splits) // len(splits),
         n_inducing=n_inducing,
-        errors=errors,
-        score=score(errors, sum(len(split.test) for split in splits)),
+        errors={kind: math.sqrt(np.mean(values)) for kind, values in squares.items()},
+        score=float(np.mean(scores)),
         log_evidence=evidence,
         seconds=time.perf_counter() - started,
         us_per_atom=math.nan,
@@ -194,6 +254,16 @@ def _without_systems(
     )
     log.info("%s", {k: v for k, v in trial._asdict().items() if k != "settings"})
     return trial
+
+
+def _score(squares: Mapping[str, float]) -> float:
+    """Logarithm of the error on one system: of the forces, of the energies where there are none.
+
+    All systems count alike, whether hot or cold. Energies do not where there are forces: that of a
+    system left out is off by a constant that nothing tells.
+    """
+    kind = next(kind for kind in ("forces", "energy", "stress") if kind in squares)
+    return math.log(max(math.sqrt(squares[kind]), _LEAST_ERRORS[kind]))
 
 
 def _mean_squares(model: Any, structures: Sequence[Structure]) -> dict[str, float]:

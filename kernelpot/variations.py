@@ -16,6 +16,7 @@ from kernelpot.neighbours import find_pairs
 __all__ = [
     "COARSER",
     "FINER",
+    "Step",
     "apply",
     "first_settings",
     "nearest_distance",

@@ -10,10 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kernelpot import KernelPotential, Soap
+from kernelpot import KernelPotential, Soap, left_out_systems
 from kernelpot.data import structures_from_atoms
+from kernelpot.descriptors import Willatt
 from kernelpot.descriptors._mixing import channels_of
-from kernelpot.left_out_systems import choose_splits, learn_species
+from kernelpot.left_out_systems import (
+    _alternatives,
+    _score,
+    _without_systems,
+    choose_splits,
+    learn_species,
+)
 from kernelpot.race import Race, Trial
 from kernelpot.similarity import (
     SCATTER,
@@ -23,6 +30,7 @@ from kernelpot.similarity import (
     system_splits,
 )
 from kernelpot.trials import runner
+from kernelpot.variations import apply
 from tests.test_species_mixing import crystals
 
 TRUE = np.array([[1.0, 0.97, 0.5], [0.97, 1.0, 0.5], [0.5, 0.5, 1.0]])
@@ -143,6 +151,65 @@ def test_systems_are_left_out_whole(alloys):
     assert system_splits(copper, range(5), np.random.default_rng(0)) == []
 
 
+def test_parts_of_the_data_have_systems_left_out_of_their_own(alloys, monkeypatch):
+    structures = structures_from_atoms([atoms for atoms in alloys for _ in range(4)])
+    n_atoms = sum(s.n_atoms for s in structures)
+    monkeypatch.setattr(left_out_systems, "_ATOMS", 0.45 * n_atoms)
+    parts = choose_splits(structures, 0)  # what is left has systems too small
+    assert len(parts) == 2
+    mine = [{s for split in part for s in (*split.fit, *split.test)} for part in parts]
+    assert not mine[0] & mine[1]
+    assert all(len(part) == 3 for part in parts)
+    monkeypatch.undo()
+    assert len(choose_splits(structures, 0)) == 1
+
+
+def test_systems_left_out_count_alike(alloys):
+    structures = structures_from_atoms(alloys)
+    splits = system_splits(structures, range(28), np.random.default_rng(0))
+    settings = {"descriptor": Soap(cutoff=4.5, n_max=4, l_max=2), "n_environments": 8}
+    trial = _without_systems(lambda s: KernelPotential(**s), settings, splits, alloys, structures)
+    expected = []
+    for split in splits:
+        model = KernelPotential(**settings).fit([alloys[s] for s in split.fit])
+        for system in {str(np.unique(structures[s].numbers_n)) for s in split.test}:
+            members = [s for s in split.test if str(np.unique(structures[s].numbers_n)) == system]
+            predicted = model.predict([alloys[s] for s in members]).forces
+            squares = [
+                ((f - structures[s].forces_nc) ** 2).ravel()
+                for s, f in zip(members, predicted, strict=True)
+            ]
+            expected.append(np.mean(np.concatenate(squares)))
+    assert len(expected) == 4
+    assert trial.score == pytest.approx(np.mean(0.5 * np.log(expected)), rel=1e-6)
+    assert trial.errors["forces"] == pytest.approx(np.sqrt(np.mean(expected)), rel=1e-6)
+
+
+def test_energies_of_systems_left_out_count_where_there_are_no_forces():
+    assert _score({"energy": 4.0, "forces": 0.01}) == pytest.approx(math.log(0.1))
+    assert _score({"energy": 4.0, "stress": 0.01}) == pytest.approx(math.log(2.0))
+    # Forces that vanish by symmetry are predicted without error.
+    assert _score({"forces": 1e-30}) == _score({"forces": 1e-10}) == math.log(1e-3)
+
+
+def test_what_the_race_changed_has_to_prove_itself():
+    first = {"descriptor": Soap(cutoff=5.0, n_max=8, l_max=6, n_contracted=16), "zeta": 4}
+    assert _alternatives(first, first) == []
+    assert _alternatives(apply(first, {"species_mixing": 0.9}), first) == []
+    shorter = apply(first, {"scaling": Willatt(radius=2.0, exponent=4.0)})
+    tried = dict(_alternatives(shorter, first))
+    assert [change["scaling"] for change in tried.values()] == [
+        Soap(cutoff=5.0, n_max=8, l_max=6).scaling, Willatt(exponent=4.0), None,
+    ]  # fmt: skip
+    both = apply(shorter, {"zeta": 2, "n_max": 6, "l_max": 4, "n_contracted": 12})
+    names = [set(change) for _, change in _alternatives(both, first)]
+    resolution = {"n_max", "l_max", "n_contracted"}
+    assert names == [resolution] * 2 + [{"scaling"}] * 3 + [{"zeta"}] * 2
+    # Of a sum, all descriptors have them in common.
+    common = {**both, "descriptor": [both["descriptor"], both["descriptor"]]}
+    assert _alternatives(common, first) == _alternatives(both, first)
+
+
 def test_the_similarity_of_alloys_is_learned(alloys):
     soap = Soap(cutoff=4.5, n_max=5, l_max=3, n_contracted=8)
     settings = {"descriptor": soap, "basis": "sparse", "zeta": 4}
@@ -152,9 +219,9 @@ def test_the_similarity_of_alloys_is_learned(alloys):
     def make(settings):
         return KernelPotential(**settings)
 
-    splits = choose_splits(structures, 0)
+    parts = choose_splits(structures, 0)
     found, why = learn_species(
-        Race((start,), start, ""), splits, make, runner(make, alloys, structures), alloys,
+        Race((start,), start, ""), parts, make, runner(make, alloys, structures), alloys,
         structures, deadline=time.perf_counter() + 90.0, random_state=0, tell=quiet,
     )  # fmt: skip
     assert "Au-Cu" in why[0] or "Cu-Au" in why[0] or "Ag-Cu" in why[0]
