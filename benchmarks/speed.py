@@ -23,6 +23,7 @@ from own_process import in_own_process, peak_memory
 from threadpoolctl import threadpool_limits
 
 from kernelpot import Calculator, KernelPotential, Soap, datasets
+from kernelpot._machine import side_by_side
 from kernelpot.conventions import System
 from kernelpot.neighbours import PairList
 from kernelpot.prediction_cost import prediction_flops
@@ -218,24 +219,35 @@ def show_species(args):
 
 
 def show_threads(args):
-    """One thread against two, in turns: a step, and a fit."""
+    """One thread against two, in turns: what the machine gives, a step, and a fit by stage."""
     train = datasets.load_silicon("train")
     settings = {"n_environments": 150, "n_tangents": 16}
     model = KernelPotential(Soap(cutoff=args.cutoff, n_max=8, l_max=8), **settings).fit(train)
     step = moving(silicon(4096), Calculator(model))
+    matrices = np.random.default_rng(0).standard_normal((2, 1024, 1024))
+
+    def products():
+        """As many products on any number of threads, each on a thread of its own."""
+        side_by_side(lambda _: matrices[0] @ matrices[1], range(8))
 
     def fit():
-        KernelPotential(Soap(cutoff=args.cutoff, n_max=8, l_max=8), **settings).fit(train)
+        fitted = KernelPotential(Soap(cutoff=args.cutoff, n_max=8, l_max=8), **settings).fit(train)
+        return fitted.fitted_.seconds
 
-    for words, function, rounds in (("step of 4096 atoms", step, 9), ("fit", fit, 3)):
+    for words, function, rounds in (
+        ("products of matrices", products, 9),
+        ("step of 4096 atoms", step, 9),
+        ("fit", fit, 3),
+    ):
         function()
         times = {1: [], 2: []}
+        stages = {1: [], 2: []}
         for _ in range(rounds):
             for n, found in times.items():
                 os.environ["NUMBA_NUM_THREADS"] = str(n)
                 with threadpool_limits(n):
                     started = time.perf_counter()
-                    function()
+                    stages[n].append(function())
                     found.append(time.perf_counter() - started)
         ratio = np.median(np.array(times[1]) / np.array(times[2]))
         print(
@@ -243,6 +255,10 @@ def show_threads(args):
             f"median ratio of {rounds} rounds {ratio:.2f}",
             flush=True,
         )
+        if function is fit:
+            for stage in stages[1][0]:
+                one, two = (np.median([run[stage] for run in stages[n]]) for n in (1, 2))
+                print(f"    {stage:18s} {one:7.3f} s {two:7.3f} s  {one / two:.2f}", flush=True)
 
 
 SECTIONS = {

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 
-import numba
 import numpy as np
 import pytest
 from ase import Atoms
@@ -368,25 +367,6 @@ def test_random_systems(seed, n_atoms, pbc, compression):
 
 
 # Execution
-
-
-def test_results_do_not_depend_on_the_number_of_threads():
-    atoms = rattled(bulk("Si", cubic=True) * (2, 1, 1))
-    bound = Soap(cutoff=4.0, n_max=4, l_max=4).bind([14])
-    system, centres = system_of(bound, atoms), np.arange(len(atoms))
-    results = []
-    before = numba.get_num_threads()
-    try:
-        for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
-            numba.set_num_threads(threads)
-            x, state = bound.features(system, centres)
-            out = np.empty_like(system.pairs.D_pc)
-            bound.vjp(system, centres, state, np.cos(x), out)
-            results.append((x, out, bound.jacobian(system, centres)[1]))
-    finally:
-        numba.set_num_threads(before)
-    for one, two in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, two)
 
 
 UNCOMPILED = """
