@@ -5,7 +5,8 @@
 
 Each fit runs in a process of its own, so that its peak memory is its own; the estimate is made in
 another. Seconds are predicted and measured by two clocks: wall, and that of the process (CPU),
-which other work on the machine disturbs less; with one thread the two mean the same.
+which other work on the machine disturbs less; with one thread the two mean the same. The floor is
+the number of operations of all products and factorisations at the rate of a matrix product.
 """
 
 from __future__ import annotations
@@ -64,10 +65,12 @@ def predict(name, queue):
     found = {}
     for clock in ("perf_counter", "process_time"):
         started = time.perf_counter(), time.process_time()
-        cost = model.estimate_fit(train, clock=getattr(time, clock)).cost()
+        seen = model.estimate_fit(train, clock=getattr(time, clock))
+        cost = seen.cost()
         found[clock] = {
             "stages": {s.name: s.seconds for s in cost.stages},
             "seconds": cost.seconds,
+            "floor": sum(s.flops for s in cost.stages) / seen.rates.product,
             "memory": cost.memory,
             "took": [time.perf_counter() - started[0], time.process_time() - started[1]],
             "n_columns": cost.shape.n_columns,
@@ -126,6 +129,8 @@ def main():
                 f" ratio {predicted / measured:.2f}",
                 flush=True,
             )
+        times = done["cpu"] / cpu["floor"]
+        print(f"  floor   {cpu['floor']:.1f} s; measured CPU {times:.2f} times that", flush=True)
     if args.json:
         args.json.write_text(json.dumps(everything, indent=1))
 

@@ -7,6 +7,7 @@ routine that does it (`rates`); what is done pair by pair is timed in two of the
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -253,7 +254,9 @@ def _sparse(seen: Estimate, shape: Shape, room: Room, options: Options) -> Work:
         columns = np.dot(_columns_of_species(one), one.atoms_z) / n_atoms
         per_pair = timing.jacobian + timing.column * columns
         rows += timing.n_pairs * (with_forces * per_pair + (1.0 - with_forces) * timing.features)
-        rows_flops += 6.0 * with_forces * timing.n_pairs * columns * one.n_features
+        # Projections on principal axes are timed with the derivatives.
+        projected = sum(a * b for a, b in itertools.pairwise(one.widths) if b < a)
+        rows_flops += 6.0 * with_forces * timing.n_pairs * (columns * one.n_features + projected)
     rows /= _speedup(shape.n_batch)
     rows += sum(n_rows) * w * rates.copy
     reduction, joins, grams = _reduction_flops(n_rows, w, k, shape.n_parts, room.n_buffer)
