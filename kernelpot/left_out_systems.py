@@ -16,7 +16,7 @@ from kernelpot.data import Structure
 from kernelpot.descriptors import Soap
 from kernelpot.folds import by_system
 from kernelpot.prediction import evaluate_structure
-from kernelpot.race import Race, Runner, Trial, balanced_order, climb
+from kernelpot.race import Race, Runner, Trial, balanced_order, climb, score
 from kernelpot.similarity import SCATTER, Alike, Split, channels, learn_similarity, system_splits
 from kernelpot.trials import HEATS, Make, quiet
 from kernelpot.variations import Step, apply, variations
@@ -32,8 +32,14 @@ _MOST_PARTS = 4
 systems are left out together, so that one part tells less than two."""
 _TRIALS = 25
 """How many trials there should be time for."""
-_FOR_SIMILARITY = 0.8
+_FOR_SIMILARITY = 0.6
 """Share of the time for the similarity of the species."""
+_FOR_STEPS = 0.8
+"""Share of the time after which no number of the descriptor is changed."""
+_LAST_ATOMS = 7500
+"""Atoms of the structures of the last heat."""
+_LEAST_GROWTH = 1.3
+"""A last heat has at least so many times the structures."""
 _GROWTH = 1.6
 """How many times longer trials take than the first: those of a sum do."""
 _LEAST_ERRORS = {"energy": 1e-3, "forces": 1e-3, "stress": 1e-5}
@@ -44,7 +50,9 @@ _ALL_THE_SAME = {"species_mixing": 1.0, "centre_similarity": 1.0}
 """Parameters of a descriptor that tells no species apart."""
 
 
-def choose_splits(structures: Sequence[Structure], random_state: int | None) -> list[list[Split]]:
+def choose_splits(
+    structures: Sequence[Structure], random_state: int | None, n_atoms: float | None = None
+) -> list[list[Split]]:
     """Parts of the structures, with systems that are left out in turn.
 
     Parameters
@@ -53,6 +61,8 @@ def choose_splits(structures: Sequence[Structure], random_state: int | None) -> 
         The training structures.
     random_state : int | None
         Seed.
+    n_atoms : float | None
+        Of each part; None for as many as the trials of similarities have.
 
     Returns
     -------
@@ -65,7 +75,7 @@ def choose_splits(structures: Sequence[Structure], random_state: int | None) -> 
     parts = []
     while order and len(parts) < _MOST_PARTS:
         sizes = np.cumsum([structures[s].n_atoms for s in order])
-        n_chosen = max(int(np.searchsorted(sizes, _ATOMS)), 25)
+        n_chosen = max(int(np.searchsorted(sizes, n_atoms or _ATOMS)), 25)
         parts.append(system_splits(structures, order[:n_chosen], rng))
         order = order[n_chosen:]
     full = [part for part in parts if part]
@@ -87,8 +97,9 @@ def learn_species(
     """The winner with what predicts systems left out best, and why.
 
     How alike the species are comes first. Then what the race changed has to prove itself: what is
-    best for systems that are known may be bad for others. In the time that is left, the numbers of
-    the descriptor are changed by small steps.
+    best for systems that are known may be bad for others. Then the numbers of the descriptor are
+    changed by small steps. Whether there is a process that tells no species apart is decided in a
+    last heat, with three times the structures: with few of them one process does as well.
 
     Parameters
     ----------
@@ -123,6 +134,7 @@ def learn_species(
     species = sorted({int(z) for s in structures for z in s.numbers_n})
     trials: dict[str, Trial] = {}
     splits = list(parts[0])
+    [last_splits, *_] = choose_splits(structures, random_state, _LAST_ATOMS)
 
     def settings_of(alike: Alike) -> dict[str, Any]:
         soap = winner.settings["descriptor"].get_params(deep=False)
@@ -134,10 +146,11 @@ def learn_species(
         return {**winner.settings, "descriptor": descriptor}
 
     def without_systems(
-        settings: Mapping[str, Any], indices: Sequence[int] = (), heat: int = 0
+        settings: Mapping[str, Any], indices: Sequence[int] = (), heat: int = 0, last: bool = False
     ) -> Trial:
-        settings = {**settings, **HEATS[0]}
-        return _without_systems(make, settings, splits, images, structures)._replace(
+        settings = {**settings, **HEATS[int(last)]}
+        left_out = last_splits if last else splits
+        return _without_systems(make, settings, left_out, images, structures)._replace(
             settings=settings, us_per_atom=winner.us_per_atom
         )
 
@@ -147,7 +160,7 @@ def learn_species(
         return trial.score
 
     left = deadline - time.perf_counter()
-    until = deadline - (1.0 - _FOR_SIMILARITY) * left
+    until, for_steps = (deadline - (1.0 - x) * left for x in (_FOR_SIMILARITY, _FOR_STEPS))
     if len(parts) > 1:
         took = without_systems(winner.settings).seconds
         n_parts = int(np.clip(left / (_TRIALS * _GROWTH * took), 1, len(parts)))
@@ -156,13 +169,24 @@ def learn_species(
     alike = learn_similarity(species, judge, start=start, deadline=until, tell=tell)
     learned, tried = trials[_key(alike)], []
     for words, change in _alternatives(learned.settings, found.trials[0].settings):
-        if time.perf_counter() > deadline:
+        if time.perf_counter() > for_steps:
             break
         trial = without_systems(apply(learned.settings, change))
         tried.append(trial._replace(change=f"{learned.change}, {words}"))
     best = min((learned, *tried), key=lambda trial: trial.score)
-    best, steps = climb(best, without_systems, (), deadline, tell, least_gain=SCATTER)
+    best, steps = climb(best, without_systems, (), for_steps, tell, least_gain=SCATTER)
     tried += steps
+    more = sum(len(split.fit) for split in last_splits) / sum(len(split.fit) for split in parts[0])
+    if alike.centres is not None and more > _LEAST_GROWTH and time.perf_counter() < deadline:
+        change = best.change
+        heat = [
+            without_systems(one, last=True)._replace(change=f"{change}, {words}")
+            for words, one in _one_and_two(best.settings)
+        ]
+        tried += heat
+        best = min(heat, key=lambda trial: trial.score)
+        alike = alike._replace(common=best is heat[1])
+        best = best._replace(change=change)
     # Times and errors of the race were those of other settings.
     settings = {k: v for k, v in best.settings.items() if k not in HEATS[0]}
     order = balanced_order(structures, np.random.default_rng(random_state))
@@ -173,6 +197,17 @@ def learn_species(
     again = [run(settings, part, heat)._replace(change=change) for heat in (0, 1)]
     raced = Race((*found.trials, *trials.values(), *tried, *again), again[-1], found.reason)
     return raced, [_in_words(alike, species)]
+
+
+def _one_and_two(settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """One process, and one that tells no species apart beside it."""
+    descriptor = settings["descriptor"]
+    one = descriptor[-1] if isinstance(descriptor, list) else descriptor
+    common = Soap(**{**one.get_params(deep=False), **_ALL_THE_SAME})
+    return [
+        ("one process", {**settings, "descriptor": one}),
+        ("and what all have in common", {**settings, "descriptor": [common, one]}),
+    ]
 
 
 def _alternatives(settings: Mapping[str, Any], first: Mapping[str, Any]) -> list[Step]:
@@ -226,17 +261,23 @@ def _without_systems(
     images: Sequence[Any],
     structures: Sequence[Structure],
 ) -> Trial:
-    """Errors on systems left out, each predicted by a model of the others."""
+    """Errors on systems left out, each predicted by a model of the others.
+
+    In the score, errors on left-out structures of the systems that are known count as much
+    (`folds`): what predicts all systems as if they were one predicts the known ones worse.
+    """
     started = time.perf_counter()
     evidence, n_inducing = 0.0, 0
-    scores: list[float] = []
+    known: list[float] = []
+    unknown: list[float] = []
     squares: dict[str, list[float]] = {}
     for split in splits:
         with quiet():
             model = make(settings).fit([images[s] for s in split.fit])
+        known.append(score(model.leave_out_errors_, len(split.fit)))
         for members in by_system(structures, split.test).values():
             errors = _mean_squares(model, [structures[s] for s in members])
-            scores.append(_score(errors))
+            unknown.append(_score(errors))
             for kind, square in errors.items():
                 squares.setdefault(kind, []).append(square)
         evidence, n_inducing = evidence + model.log_evidence_, model.n_inducing_
@@ -246,7 +287,7 @@ def _without_systems(
         n_structures=sum(len(split.fit) for split in splits) // len(splits),
         n_inducing=n_inducing,
         errors={kind: math.sqrt(np.mean(values)) for kind, values in squares.items()},
-        score=float(np.mean(scores)),
+        score=0.5 * float(np.mean(known) + np.mean(unknown)),
         log_evidence=evidence,
         seconds=time.perf_counter() - started,
         us_per_atom=math.nan,

@@ -21,7 +21,7 @@ from kernelpot.left_out_systems import (
     choose_splits,
     learn_species,
 )
-from kernelpot.race import Race, Trial
+from kernelpot.race import Race, Trial, score
 from kernelpot.similarity import (
     SCATTER,
     channels,
@@ -29,7 +29,7 @@ from kernelpot.similarity import (
     nearest_similarity,
     system_splits,
 )
-from kernelpot.trials import runner
+from kernelpot.trials import HEATS, runner
 from kernelpot.variations import apply
 from tests.test_species_mixing import crystals
 
@@ -164,14 +164,15 @@ def test_parts_of_the_data_have_systems_left_out_of_their_own(alloys, monkeypatc
     assert len(choose_splits(structures, 0)) == 1
 
 
-def test_systems_left_out_count_alike(alloys):
+def test_systems_count_alike_and_as_much_as_structures(alloys):
     structures = structures_from_atoms(alloys)
     splits = system_splits(structures, range(28), np.random.default_rng(0))
     settings = {"descriptor": Soap(cutoff=4.5, n_max=4, l_max=2), "n_environments": 8}
     trial = _without_systems(lambda s: KernelPotential(**s), settings, splits, alloys, structures)
-    expected = []
+    expected, known = [], []
     for split in splits:
         model = KernelPotential(**settings).fit([alloys[s] for s in split.fit])
+        known.append(score(model.leave_out_errors_, len(split.fit)))
         for system in {str(np.unique(structures[s].numbers_n)) for s in split.test}:
             members = [s for s in split.test if str(np.unique(structures[s].numbers_n)) == system]
             predicted = model.predict([alloys[s] for s in members]).forces
@@ -181,7 +182,8 @@ def test_systems_left_out_count_alike(alloys):
             ]
             expected.append(np.mean(np.concatenate(squares)))
     assert len(expected) == 4
-    assert trial.score == pytest.approx(np.mean(0.5 * np.log(expected)), rel=1e-6)
+    unknown = np.mean(0.5 * np.log(expected))
+    assert trial.score == pytest.approx(0.5 * (np.mean(known) + unknown), rel=1e-6)
     assert trial.errors["forces"] == pytest.approx(np.sqrt(np.mean(expected)), rel=1e-6)
 
 
@@ -210,6 +212,48 @@ def test_what_the_race_changed_has_to_prove_itself():
     assert _alternatives(common, first) == _alternatives(both, first)
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_one_process_or_two_is_decided_with_more_structures(several, alloys, monkeypatch):
+    images = [atoms for atoms in alloys for _ in range(6)]
+    structures = structures_from_atoms(images)
+    n_atoms = sum(s.n_atoms for s in structures)
+    monkeypatch.setattr(left_out_systems, "_ATOMS", 0.25 * n_atoms)
+    monkeypatch.setattr(left_out_systems, "_LAST_ATOMS", n_atoms)
+    seen = []
+
+    def made_up(make, settings, splits, images, structures):
+        """Centres that are alike help; with many structures, two processes or one."""
+        descriptor = settings["descriptor"]
+        two = isinstance(descriptor, list)
+        soap = descriptor[-1] if two else descriptor
+        errors = -0.5 * (soap.centre_similarity is not None)
+        many = settings["n_environments"] == HEATS[1]["n_environments"]
+        seen.append((many, sum(len(split.fit) for split in splits)))
+        if many:
+            errors -= 1.0 * (two == several)
+        return Trial("", {}, 1, 1, {}, errors, 0.0, 1.0, 1.0, {})
+
+    monkeypatch.setattr(left_out_systems, "_without_systems", made_up)
+    settings = {"descriptor": Soap(cutoff=4.5, n_max=4, l_max=2), "basis": "sparse", "zeta": 4}
+    start = Trial("start", settings, 25, 1, {}, 0.0, 0.0, 1.0, 1.0, {})
+    again = []
+
+    def run(settings, part, heat):
+        again.append(settings["descriptor"])
+        return start._replace(settings=settings)
+
+    parts = choose_splits(structures, 0)
+    _, why = learn_species(
+        Race((start,), start, ""), parts, None, run, images, structures,
+        deadline=time.perf_counter() + 600.0, random_state=0, tell=quiet,
+    )  # fmt: skip
+    assert ("what all have in common" in why[0]) == several
+    assert all(isinstance(descriptor, list) == several for descriptor in again)
+    with_many = [n for many, n in seen if many]
+    assert len(with_many) == 2
+    assert min(with_many) > max(n for many, n in seen if not many) / len(parts)
+
+
 def test_the_similarity_of_alloys_is_learned(alloys):
     soap = Soap(cutoff=4.5, n_max=5, l_max=3, n_contracted=8)
     settings = {"descriptor": soap, "basis": "sparse", "zeta": 4}
@@ -222,7 +266,7 @@ def test_the_similarity_of_alloys_is_learned(alloys):
     parts = choose_splits(structures, 0)
     found, why = learn_species(
         Race((start,), start, ""), parts, make, runner(make, alloys, structures), alloys,
-        structures, deadline=time.perf_counter() + 90.0, random_state=0, tell=quiet,
+        structures, deadline=time.perf_counter() + 150.0, random_state=0, tell=quiet,
     )  # fmt: skip
     assert "Au-Cu" in why[0] or "Cu-Au" in why[0] or "Ag-Cu" in why[0]
     left_out = [trial for trial in found.trials if trial.change.endswith("systems left out")]
