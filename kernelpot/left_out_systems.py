@@ -32,6 +32,8 @@ _MOST_PARTS = 4
 systems are left out together, so that one part tells less than two."""
 _TRIALS = 25
 """How many trials there should be time for."""
+_GROWTH = 1.6
+"""How many times longer trials take than the first: those of a sum do."""
 _FOR_SIMILARITY = 0.6
 """Share of the time for the similarity of the species."""
 _FOR_STEPS = 0.8
@@ -40,8 +42,6 @@ _LAST_ATOMS = 7500
 """Atoms of the structures of the last heat."""
 _LEAST_GROWTH = 1.3
 """A last heat has at least so many times the structures."""
-_GROWTH = 1.6
-"""How many times longer trials take than the first: those of a sum do."""
 _LEAST_ERRORS = {"energy": 1e-3, "forces": 1e-3, "stress": 1e-5}
 """Lower errors count as these (eV/atom, eV/angstrom, eV/angstrom^3): forces that vanish by symmetry
 say nothing, and their logarithm would say everything."""
@@ -140,10 +140,7 @@ def learn_species(
         soap = winner.settings["descriptor"].get_params(deep=False)
         soap["species_mixing"] = channels(alike.neighbours_zz, species)
         soap["centre_similarity"] = alike.centres
-        descriptor = Soap(**soap)
-        if alike.common:
-            descriptor = [Soap(**{**soap, **_ALL_THE_SAME}), descriptor]
-        return {**winner.settings, "descriptor": descriptor}
+        return _one_and_two({**winner.settings, "descriptor": Soap(**soap)})[alike.common]
 
     def without_systems(
         settings: Mapping[str, Any], indices: Sequence[int] = (), heat: int = 0, last: bool = False
@@ -179,9 +176,10 @@ def learn_species(
     more = sum(len(split.fit) for split in last_splits) / sum(len(split.fit) for split in parts[0])
     if alike.centres is not None and more > _LEAST_GROWTH and time.perf_counter() < deadline:
         change = best.change
+        named = ("one process", "and what all have in common")
         heat = [
-            without_systems(one, last=True)._replace(change=f"{change}, {words}")
-            for words, one in _one_and_two(best.settings)
+            without_systems(settings, last=True)._replace(change=f"{change}, {words}")
+            for words, settings in zip(named, _one_and_two(best.settings), strict=True)
         ]
         tried += heat
         best = min(heat, key=lambda trial: trial.score)
@@ -199,15 +197,17 @@ def learn_species(
     return raced, [_in_words(alike, species)]
 
 
-def _one_and_two(settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """One process, and one that tells no species apart beside it."""
-    descriptor = settings["descriptor"]
-    one = descriptor[-1] if isinstance(descriptor, list) else descriptor
+def _one_and_two(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """With one process, and with one that tells no species apart beside it."""
+    one = _soap(settings)
     common = Soap(**{**one.get_params(deep=False), **_ALL_THE_SAME})
-    return [
-        ("one process", {**settings, "descriptor": one}),
-        ("and what all have in common", {**settings, "descriptor": [common, one]}),
-    ]
+    return {**settings, "descriptor": one}, {**settings, "descriptor": [common, one]}
+
+
+def _soap(settings: Mapping[str, Any]) -> Soap:
+    """The descriptor that tells species apart: the last one of a sum."""
+    descriptor = settings["descriptor"]
+    return descriptor[-1] if isinstance(descriptor, list) else descriptor
 
 
 def _alternatives(settings: Mapping[str, Any], first: Mapping[str, Any]) -> list[Step]:
@@ -228,11 +228,8 @@ def _alternatives(settings: Mapping[str, Any], first: Mapping[str, Any]) -> list
 
 
 def _value(settings: Mapping[str, Any], name: str) -> Any:
-    """Of a parameter of the model, or of its last descriptor."""
-    if name in settings:
-        return settings[name]
-    descriptor = settings["descriptor"]
-    return getattr(descriptor[-1] if isinstance(descriptor, list) else descriptor, name)
+    """Of a parameter of the model, or of its descriptor."""
+    return settings[name] if name in settings else getattr(_soap(settings), name)
 
 
 def _key(alike: Alike) -> str:
@@ -276,9 +273,10 @@ def _without_systems(
             model = make(settings).fit([images[s] for s in split.fit])
         known.append(score(model.leave_out_errors_, len(split.fit)))
         for members in by_system(structures, split.test).values():
-            errors = _mean_squares(model, [structures[s] for s in members])
-            unknown.append(_score(errors))
-            for kind, square in errors.items():
+            mean_squares = _mean_squares(model, [structures[s] for s in members])
+            if mean_squares:  # labels of weight zero are none
+                unknown.append(_log_error(mean_squares))
+            for kind, square in mean_squares.items():
                 squares.setdefault(kind, []).append(square)
         evidence, n_inducing = evidence + model.log_evidence_, model.n_inducing_
     trial = Trial(
@@ -297,7 +295,7 @@ def _without_systems(
     return trial
 
 
-def _score(squares: Mapping[str, float]) -> float:
+def _log_error(squares: Mapping[str, float]) -> float:
     """Logarithm of the error on one system: of the forces, of the energies where there are none.
 
     All systems count alike, whether hot or cold. Energies do not where there are forces: that of a

@@ -16,7 +16,7 @@ from kernelpot.descriptors import Willatt
 from kernelpot.descriptors._mixing import channels_of
 from kernelpot.left_out_systems import (
     _alternatives,
-    _score,
+    _log_error,
     _without_systems,
     choose_splits,
     learn_species,
@@ -188,10 +188,10 @@ def test_systems_count_alike_and_as_much_as_structures(alloys):
 
 
 def test_energies_of_systems_left_out_count_where_there_are_no_forces():
-    assert _score({"energy": 4.0, "forces": 0.01}) == pytest.approx(math.log(0.1))
-    assert _score({"energy": 4.0, "stress": 0.01}) == pytest.approx(math.log(2.0))
+    assert _log_error({"energy": 4.0, "forces": 0.01}) == pytest.approx(math.log(0.1))
+    assert _log_error({"energy": 4.0, "stress": 0.01}) == pytest.approx(math.log(2.0))
     # Forces that vanish by symmetry are predicted without error.
-    assert _score({"forces": 1e-30}) == _score({"forces": 1e-10}) == math.log(1e-3)
+    assert _log_error({"forces": 1e-30}) == _log_error({"forces": 1e-10}) == math.log(1e-3)
 
 
 def test_what_the_race_changed_has_to_prove_itself():
