@@ -13,11 +13,12 @@ from kernelpot._machine import physical_memory
 from kernelpot.conventions import Progress
 from kernelpot.data import Structure
 from kernelpot.fit_cost import Estimate
+from kernelpot.folds import systems_of
 from kernelpot.full_basis import memory_needed
 from kernelpot.full_noise import NOISE_ROWS
-from kernelpot.left_out_systems import choose_splits, learn_species
 from kernelpot.race import Race, Runner, Trial, race
 from kernelpot.rates import product_rate
+from kernelpot.similarity_search import learn_species
 from kernelpot.trials import HEATS, Make, runner
 from kernelpot.variations import suits_full_basis
 
@@ -76,28 +77,28 @@ def fit_automatically(
     """
     started = time.perf_counter()
     run = runner(make_trial, images, structures)
-    # Numbers that are best for known combinations of species may be bad for unknown ones (NbMoTaW:
-    # ever shorter ranges), so where systems can be left out, small steps are judged by them alone.
-    splits = [] if suits_full_basis(structures) else choose_splits(structures, random_state)
+    # Where systems can be left out, the similarity of the species comes before small steps.
+    learns_species = not suits_full_basis(structures) and bool(
+        systems_of(structures, range(len(structures)))
+    )
     found = race(
         structures,
         run,
         deadline=started + time_budget / 3.0,
         random_state=random_state,
         tell=tell,
-        small_steps=not splits,
+        small_steps=not learns_species,
     )
-    found, alike = learn_species(
-        found,
-        splits,
-        make_trial,
-        run,
-        images,
-        structures,
-        deadline=started + time_budget / 2.0,
-        random_state=random_state,
-        tell=tell,
-    )
+    alike: list[str] = []
+    if learns_species:
+        found, alike = learn_species(
+            found,
+            run,
+            structures,
+            deadline=started + time_budget / 2.0,
+            random_state=random_state,
+            tell=tell,
+        )
     left = time_budget - (time.perf_counter() - started)
     settings, why = _final_settings(
         found, run, lambda s: make_trial(s).estimate_fit(images), structures, left, cost

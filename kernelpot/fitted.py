@@ -49,6 +49,7 @@ class Fitted(NamedTuple):
     log_evidence: float
     data_fit: float  # the part of it that is not the Occam factor
     leave_out: dict[str, float]  # RMSE on left-out folds, by kind of label; of the last full fit
+    leave_systems_out: dict[str, float]  # the same where whole systems are left out
     posterior: Callable[[], Posterior]  # solved on demand where the fit comes from a file; of
     # the shifts, and then of the inducing variables
     seconds: dict[str, float]

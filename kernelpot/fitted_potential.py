@@ -193,6 +193,7 @@ class FittedPotential:
         self.log_evidence_ = fitted.log_evidence
         self.data_fit_ = fitted.data_fit
         self.leave_out_errors_ = dict(fitted.leave_out)
+        self.leave_systems_out_errors_ = dict(fitted.leave_systems_out)
         several = isinstance(self._descriptor, list)
         self.delta_ = fitted.delta_g if several else fitted.delta_g[0]
         self.n_inducing_ = sum(component.n_columns for component in fitted.components)

@@ -124,8 +124,8 @@ def leave_out_errors(
     delta_g: Sequence[float],
     noise: Mapping[LabelSet, float],
     wide: Sequence[float] = (),
-) -> dict[str, float]:
-    """Errors on structures left out, fold by fold, with chosen hyperparameters.
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Errors on structures and on systems left out, fold by fold, with chosen hyperparameters.
 
     Where the labels of a kind have noise levels of their own, structure by structure, their errors
     count in proportion to the inverse squares.
@@ -151,24 +151,25 @@ def leave_out_errors(
 
     Returns
     -------
-    dict[str, float]
-        Root mean square error of each kind of label that is there: eV/atom, eV/angstrom,
-        eV/angstrom^3. Empty where there are no folds.
+    tuple[dict[str, float], dict[str, float]]
+        Root mean square error of each kind of label that is there, of structures and of systems:
+        eV/atom, eV/angstrom, eV/angstrom^3. Empty where there are no such folds.
     """
-    if not grams:
-        return {}
+    errors: list[dict[str, float]] = [{}, {}]
     labels = list(triangles)
-    totals, (folds, *_) = _totals_and_folds(labels, grams, n_folds_w, whitening)
     noise_l = np.array([noise[label] for label in labels])
     component_k = _component_k(components, whitening, wide)
-    found = fold_errors(totals, folds, component_k, np.array([*wide, *delta_g]), noise_l)
-    squares, counts = dict.fromkeys(LABEL_KINDS, 0.0), dict.fromkeys(LABEL_KINDS, 0)
-    for k, label in enumerate(labels):
-        n_rows = sum(fold[k].n_rows for fold in folds)
-        sigma = math.exp(triangles[label].log_noise / triangles[label].n_rows)
-        squares[label.kind] += n_rows * float(found.mse_l[k]) * sigma**2
-        counts[label.kind] += n_rows
-    return {kind: math.sqrt(squares[kind] / n) for kind, n in counts.items() if n}
+    totals, ways = _totals_and_folds(labels, grams, n_folds_w, whitening) if grams else ([], [])
+    for way, folds in enumerate(ways):
+        found = fold_errors(totals, folds, component_k, np.array([*wide, *delta_g]), noise_l)
+        squares, counts = dict.fromkeys(LABEL_KINDS, 0.0), dict.fromkeys(LABEL_KINDS, 0)
+        for k, label in enumerate(labels):
+            n_rows = sum(fold[k].n_rows for fold in folds)
+            sigma = math.exp(triangles[label].log_noise / triangles[label].n_rows)
+            squares[label.kind] += n_rows * float(found.mse_l[k]) * sigma**2
+            counts[label.kind] += n_rows
+        errors[way] = {kind: math.sqrt(squares[kind] / n) for kind, n in counts.items() if n}
+    return errors[0], errors[1]
 
 
 def _component_k(

@@ -103,6 +103,7 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
         "log_evidence": fitted.log_evidence,
         "data_fit": fitted.data_fit,
         "leave_out_rmse": fitted.leave_out,
+        "leave_systems_out_rmse": fitted.leave_systems_out,
         "n_environments": sum(component.n_environments for component in fitted.components),
         "n_inducing": len(fitted.weights_m),
         "rows": rows,
@@ -165,6 +166,7 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
         log_evidence=header["log_evidence"],
         data_fit=header["data_fit"],
         leave_out=header["leave_out_rmse"],
+        leave_systems_out=header.get("leave_systems_out_rmse", {}),
         posterior=no_posterior,
         seconds=header["seconds"],
     )

@@ -139,6 +139,10 @@ class KernelPotential(FittedPotential, BaseEstimator):
         Root mean square errors on structures that were left out in turn, fold by fold, by kind of
         label: eV/atom, eV/angstrom, eV/angstrom^3. Of the last ``fit``; empty below three
         structures.
+    leave_systems_out_errors_ : dict[str, float]
+        Likewise where whole systems were left out: sets of species that occur together. Empty
+        below three species, or three systems of several; energies may be off by a constant that
+        nothing tells.
     delta_ : float | tuple[float, ...]
         Prior amplitude in use, eV; one for each of a list of descriptors.
     noise_ : dict[str, Sigma]

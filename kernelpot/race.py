@@ -1,12 +1,12 @@
 """A race of descriptors on parts of the data.
 
 Every trial fits a small model to a part of the training structures and is judged by its errors on
-structures that are left out in turn; the score is the mean logarithm of the errors of energies and
-forces. Changes of one setting at a time race first; those that help are combined and race again on
-more data. In the time that is left, the winner's numbers are changed by small steps, on the same
-data, for as long as that helps. In the full basis the winner then has to prove itself on as many
-data as time allows: what is best with few molecules need not be so with many. No other data are
-looked at.
+structures that are left out in turn, and on whole systems where they can be left out (`folds`); the
+score is the mean logarithm of the errors. Changes of one setting at a time race first; those that
+help are combined and race again on more data. In the time that is left, the winner's numbers are
+changed by small steps, on the same data, for as long as that helps. In the full basis the winner
+then has to prove itself on as many data as time allows: what is best with few molecules need not be
+so with many. No other data are looked at.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Trial(NamedTuple):
     n_structures: int
     n_inducing: int
     errors: dict[str, float]  # RMSE on left-out folds by kind: eV/atom, eV/angstrom, eV/angstrom^3
-    score: float  # mean logarithm of the errors of energies and forces
+    unknown: dict[str, float]  # the same where whole systems are left out, if they can be
+    score: float  # mean logarithm of these errors
     log_evidence: float
     seconds: float
     us_per_atom: float  # of a prediction, neighbours known
@@ -97,13 +98,19 @@ Runner = Callable[[Mapping[str, Any], Sequence[int], int], Trial]
 filled in by the race."""
 
 
-def score(errors: Mapping[str, float], n_structures: int) -> float:
-    """Mean logarithm of the errors on structures left out.
+def score(errors: Mapping[str, float], unknown: Mapping[str, float], n_structures: int) -> float:
+    """Mean logarithm of the errors on structures and on systems left out.
+
+    Where systems are left out it is what the fit itself makes small (`hyperparameters`): the
+    energies and the forces of structures, and the forces of systems, weigh alike. The energies of
+    systems count where there are no forces: they are off by constants that nothing tells.
 
     Parameters
     ----------
     errors : Mapping[str, float]
         RMSE by kind of label.
+    unknown : Mapping[str, float]
+        The same of systems that are left out whole.
     n_structures : int
         How many there were: few energies count less.
 
@@ -112,11 +119,16 @@ def score(errors: Mapping[str, float], n_structures: int) -> float:
     float
         Of energies and forces, or of the stress where it is all there is.
     """
-    weights = {"energy": 0.5 * min(1.0, n_structures / _ENERGIES), "forces": 1.0}
+    few = min(1.0, n_structures / _ENERGIES)
+    weights = {"energy": few if unknown else 0.5 * few, "forces": 1.0}
     weights = {kind: w for kind, w in weights.items() if kind in errors}
     weights = weights or dict.fromkeys(errors, 1.0)
-    total = sum(w * math.log(max(errors[kind], 1e-12)) for kind, w in weights.items())
-    return total / max(sum(weights.values()), 1e-12)
+    terms = [(w, errors[kind]) for kind, w in weights.items()]
+    if unknown:
+        kind = next(kind for kind in ("forces", "energy", "stress") if kind in unknown)
+        terms.append((1.0, unknown[kind]))
+    total = sum(w * math.log(max(error, 1e-12)) for w, error in terms)
+    return total / max(sum(w for w, _ in terms), 1e-12)
 
 
 def race(
@@ -254,6 +266,7 @@ def climb(
     deadline: float,
     tell: Progress,
     *,
+    heat: int = 1,
     least_gain: float = _STEP_GAIN,
 ) -> tuple[Trial, list[Trial]]:
     """The best of the settings that small steps lead to, one number after the other.
@@ -270,6 +283,8 @@ def climb(
         ``time.perf_counter()`` after which no trial begins.
     tell : Progress
         Told of the stage "steps".
+    heat : int
+        Of the trials.
     least_gain : float
         Of the score, for a step to be taken.
 
@@ -289,7 +304,7 @@ def climb(
                 if step is None:
                     break
                 words, change = step
-                trial = run(apply(best.settings, change), indices, 1)
+                trial = run(apply(best.settings, change), indices, heat)
                 tried.append(trial._replace(change=f"{best.change}, {words}"))
                 tell("steps", len(tried), max(len(tried) + 1, _STEPS))
                 if trial.score > best.score - least_gain:

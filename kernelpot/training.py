@@ -243,7 +243,7 @@ def learn(
         triangles, grams, folds.n_folds_w, coarse, plan.components, options, wide
     )
     effective = effective_noise(noise, options.force_priority)
-    leave_out = leave_out_errors(
+    leave_out, leave_systems_out = leave_out_errors(
         triangles, grams, folds.n_folds_w, coarse, plan.components, delta_g, effective, wide
     )
     del grams, coarse
@@ -273,6 +273,7 @@ def learn(
         solved.log_evidence,
         solved.data_fit,
         leave_out,
+        leave_systems_out,
         Solved(solved),
         seconds,
     )
@@ -311,6 +312,7 @@ def _fit_full(
         found.log_evidence,
         found.data_fit,
         found.leave_out,
+        {},
         no_posterior,
         {"selection": plan.seconds, **found.seconds},
     )

@@ -67,14 +67,15 @@ def runner(make: Make, images: Sequence[Any], structures: Sequence[Structure]) -
         with quiet():
             model = make({**settings, **sizes}).fit([images[s] for s in indices])
         seconds = time.perf_counter() - started
-        errors = model.leave_out_errors_
+        errors, unknown = model.leave_out_errors_, model.leave_systems_out_errors_
         trial = Trial(
             "",
             {**settings, **sizes},
             len(indices),
             model.n_inducing_,
             errors,
-            score(errors, len(indices)),
+            unknown,
+            score(errors, unknown, len(indices)),
             model.log_evidence_,
             seconds,
             _cost(model, part),

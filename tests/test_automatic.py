@@ -25,8 +25,8 @@ from kernelpot.variations import (
 def fake(errors, settings, n=25, **changes):
     entries = {
         "change": "", "settings": settings, "n_structures": n, "n_inducing": 400,
-        "errors": errors, "score": score(errors, n), "log_evidence": 0.0, "seconds": 1.0,
-        "us_per_atom": 10.0,
+        "errors": errors, "unknown": {}, "score": score(errors, {}, n), "log_evidence": 0.0,
+        "seconds": 1.0, "us_per_atom": 10.0,
         "stages": {
             "selection": 0.1, "environments": 0.1, "hyperparameters": 0.5, "covariance": 1.3,
         },
@@ -241,15 +241,17 @@ def test_a_race_out_of_time_still_has_a_winner(silicon):
 
 
 def test_scores():
-    assert score({"energy": 1.0, "forces": 1.0}, 30) == pytest.approx(0.0)
-    assert score({"stress": math.e}, 30) == pytest.approx(1.0)
-    assert score({"energy": math.e}, 30) == pytest.approx(1.0)
+    assert score({"energy": 1.0, "forces": 1.0}, {}, 30) == pytest.approx(0.0)
+    assert score({"stress": math.e}, {}, 30) == pytest.approx(1.0)
+    assert score({"energy": math.e}, {}, 30) == pytest.approx(1.0)
     better = {"energy": 0.01, "forces": 0.09}
-    assert score(better, 300) < score({"energy": 0.01, "forces": 0.1}, 300)
+    assert score(better, {}, 300) < score({"energy": 0.01, "forces": 0.1}, {}, 300)
     # Few energies count less than many.
     worse = {"energy": 0.02, "forces": 0.09}
-    assert score(worse, 20) - score(better, 20) < score(worse, 300) - score(better, 300)
-    assert math.isfinite(score({"energy": 0.0}, 10))
+    assert score(worse, {}, 20) - score(better, {}, 20) < score(worse, {}, 300) - score(
+        better, {}, 300
+    )
+    assert math.isfinite(score({"energy": 0.0}, {}, 10))
 
 
 def test_budgets(silicon, ethanol):

@@ -5,30 +5,17 @@ import time
 
 import numpy as np
 import pytest
-from ase.build import bulk
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kernelpot import KernelPotential, Soap, left_out_systems
+from kernelpot import KernelPotential, Soap
 from kernelpot.data import structures_from_atoms
 from kernelpot.descriptors import Willatt
 from kernelpot.descriptors._mixing import channels_of
-from kernelpot.left_out_systems import (
-    _alternatives,
-    _log_error,
-    _without_systems,
-    choose_splits,
-    learn_species,
-)
 from kernelpot.race import Race, Trial, score
-from kernelpot.similarity import (
-    SCATTER,
-    channels,
-    learn_similarity,
-    nearest_similarity,
-    system_splits,
-)
+from kernelpot.similarity import SCATTER, channels, learn_similarity, nearest_similarity
+from kernelpot.similarity_search import _alternatives, learn_species
 from kernelpot.trials import HEATS, runner
 from kernelpot.variations import apply
 from tests.test_species_mixing import crystals
@@ -85,7 +72,7 @@ def test_noise_changes_no_pair():
     assert len(np.unique(found[np.triu_indices(3, 1)].round(9))) == 1
 
 
-@pytest.mark.parametrize(("gain", "wanted"), [(0.09, False), (0.11, True)])
+@pytest.mark.parametrize(("gain", "wanted"), [(0.9 * SCATTER, False), (1.1 * SCATTER, True)])
 def test_a_second_process_must_be_worth_its_cost(gain, wanted):
     """Made-up errors: best with centres alike by 0.95 alone, by 0.9 beside what is common."""
 
@@ -134,64 +121,14 @@ def alloys():
     return [atoms for k, symbols in enumerate(kinds) for atoms in crystals(symbols, 7, k)]
 
 
-def test_systems_are_left_out_whole(alloys):
-    structures = structures_from_atoms(alloys)
-    splits = system_splits(structures, range(len(structures)), np.random.default_rng(0))
-    assert len(splits) == 3
-    assert sorted(s for split in splits for s in split.test) == list(range(28))
-    for split in splits:
-        assert not set(split.fit) & set(split.test)
-        known = {z for s in split.fit for z in structures[s].numbers_n}
-        systems = [{tuple(np.unique(structures[s].numbers_n)) for s in part} for part in split]
-        assert not systems[0] & systems[1]
-        assert known.issuperset(z for system in systems[1] for z in system)
-    # Two species, or two systems, say nothing of a third.
-    assert system_splits(structures, range(14), np.random.default_rng(0)) == []
-    copper = structures_from_atoms([bulk("Cu")] * 5, labels="ignore")
-    assert system_splits(copper, range(5), np.random.default_rng(0)) == []
-
-
-def test_parts_of_the_data_have_systems_left_out_of_their_own(alloys, monkeypatch):
-    structures = structures_from_atoms([atoms for atoms in alloys for _ in range(4)])
-    n_atoms = sum(s.n_atoms for s in structures)
-    monkeypatch.setattr(left_out_systems, "_ATOMS", 0.45 * n_atoms)
-    parts = choose_splits(structures, 0)  # what is left has systems too small
-    assert len(parts) == 2
-    mine = [{s for split in part for s in (*split.fit, *split.test)} for part in parts]
-    assert not mine[0] & mine[1]
-    assert all(len(part) == 3 for part in parts)
-    monkeypatch.undo()
-    assert len(choose_splits(structures, 0)) == 1
-
-
-def test_systems_count_alike_and_as_much_as_structures(alloys):
-    structures = structures_from_atoms(alloys)
-    splits = system_splits(structures, range(28), np.random.default_rng(0))
-    settings = {"descriptor": Soap(cutoff=4.5, n_max=4, l_max=2), "n_environments": 8}
-    trial = _without_systems(lambda s: KernelPotential(**s), settings, splits, alloys, structures)
-    expected, known = [], []
-    for split in splits:
-        model = KernelPotential(**settings).fit([alloys[s] for s in split.fit])
-        known.append(score(model.leave_out_errors_, len(split.fit)))
-        for system in {str(np.unique(structures[s].numbers_n)) for s in split.test}:
-            members = [s for s in split.test if str(np.unique(structures[s].numbers_n)) == system]
-            predicted = model.predict([alloys[s] for s in members]).forces
-            squares = [
-                ((f - structures[s].forces_nc) ** 2).ravel()
-                for s, f in zip(members, predicted, strict=True)
-            ]
-            expected.append(np.mean(np.concatenate(squares)))
-    assert len(expected) == 4
-    unknown = np.mean(0.5 * np.log(expected))
-    assert trial.score == pytest.approx(0.5 * (np.mean(known) + unknown), rel=1e-6)
-    assert trial.errors["forces"] == pytest.approx(np.sqrt(np.mean(expected)), rel=1e-6)
-
-
-def test_energies_of_systems_left_out_count_where_there_are_no_forces():
-    assert _log_error({"energy": 4.0, "forces": 0.01}) == pytest.approx(math.log(0.1))
-    assert _log_error({"energy": 4.0, "stress": 0.01}) == pytest.approx(math.log(2.0))
-    # Forces that vanish by symmetry are predicted without error.
-    assert _log_error({"forces": 1e-30}) == _log_error({"forces": 1e-10}) == math.log(1e-3)
+def test_errors_on_structures_and_on_systems_count_alike():
+    known, unknown = {"energy": 0.004, "forces": 0.09}, {"energy": 4.0, "forces": 0.2}
+    assert score(known, {}, 200) == pytest.approx(math.log(0.004**0.5 * 0.09) / 1.5)
+    assert score(known, unknown, 200) == pytest.approx(math.log(0.004 * 0.09 * 0.2) / 3.0)
+    # Few energies say little; those of systems count where there are no forces.
+    assert score(known, unknown, 50) == pytest.approx(math.log(0.004**0.25 * 0.09 * 0.2) / 2.25)
+    energies = {"energy": 0.004}, {"energy": 4.0}
+    assert score(*energies, 200) == pytest.approx(math.log(0.004 * 4.0) / 2.0)
 
 
 def test_what_the_race_changed_has_to_prove_itself():
@@ -212,83 +149,89 @@ def test_what_the_race_changed_has_to_prove_itself():
     assert _alternatives(common, first) == _alternatives(both, first)
 
 
-@pytest.mark.parametrize("several", [True, False])
-def test_one_process_or_two_is_decided_with_more_structures(several, alloys, monkeypatch):
+def made_up(settings, indices, heat):
+    """Errors of systems that depend on the similarities alone, and on the scaling."""
+    descriptor = settings["descriptor"]
+    soap = descriptor[-1] if isinstance(descriptor, list) else descriptor
+    off = 0.9 * (soap.centre_similarity is None) + 1.5 * (soap.scaling != WANTED)
+    off += 0.6 * (not isinstance(descriptor, list)) + 0.3 * (settings["zeta"] - 3) ** 2
+    known, unknown = {"energy": 0.01, "forces": 0.1}, {"forces": 0.1 * math.exp(off)}
+    judged = score(known, unknown, len(indices))
+    sizes = HEATS[heat]
+    return Trial(
+        "", {**settings, **sizes}, len(indices), 1, known, unknown, judged, 0.0, 1.0, 1.0, {}
+    )
+
+
+WANTED = Willatt(exponent=4.0)
+
+
+def test_similarity_then_what_the_race_changed_then_numbers(alloys):
     images = [atoms for atoms in alloys for _ in range(6)]
     structures = structures_from_atoms(images)
-    n_atoms = sum(s.n_atoms for s in structures)
-    monkeypatch.setattr(left_out_systems, "_ATOMS", 0.25 * n_atoms)
-    monkeypatch.setattr(left_out_systems, "_LAST_ATOMS", n_atoms)
+    soap = Soap(cutoff=4.5, n_max=4, l_max=2)
+    settings = {"descriptor": soap, "basis": "sparse", "zeta": 4}
+    start = made_up(settings, range(25), 1)._replace(change="start")
+    shorter = apply(start.settings, {"scaling": Willatt(radius=1.8, exponent=4.0)})
+    winner = made_up(shorter, range(25), 1)._replace(change="shorter")
     seen = []
 
-    def made_up(make, settings, splits, images, structures):
-        """Centres that are alike help; with many structures, two processes or one."""
-        descriptor = settings["descriptor"]
-        two = isinstance(descriptor, list)
-        soap = descriptor[-1] if two else descriptor
-        errors = -0.5 * (soap.centre_similarity is not None)
-        many = settings["n_environments"] == HEATS[1]["n_environments"]
-        seen.append((many, sum(len(split.fit) for split in splits)))
-        if many:
-            errors -= 1.0 * (two == several)
-        return Trial("", {}, 1, 1, {}, errors, 0.0, 1.0, 1.0, {})
+    def run(settings, indices, heat):
+        seen.append((len(indices), heat))
+        return made_up(settings, indices, heat)
 
-    monkeypatch.setattr(left_out_systems, "_without_systems", made_up)
-    settings = {"descriptor": Soap(cutoff=4.5, n_max=4, l_max=2), "basis": "sparse", "zeta": 4}
-    start = Trial("start", settings, 25, 1, {}, 0.0, 0.0, 1.0, 1.0, {})
-    again = []
-
-    def run(settings, part, heat):
-        again.append(settings["descriptor"])
-        return start._replace(settings=settings)
-
-    parts = choose_splits(structures, 0)
-    _, why = learn_species(
-        Race((start,), start, ""), parts, None, run, images, structures,
+    race, why = learn_species(
+        Race((start, winner), winner, ""), run, structures,
         deadline=time.perf_counter() + 600.0, random_state=0, tell=quiet,
     )  # fmt: skip
-    assert ("what all have in common" in why[0]) == several
-    assert all(isinstance(descriptor, list) == several for descriptor in again)
-    with_many = [n for many, n in seen if many]
-    assert len(with_many) == 2
-    assert min(with_many) > max(n for many, n in seen if not many) / len(parts)
+    assert "what all have in common" in why[0]
+    assert "unlike centres" in why[0]
+    for trial, heat in zip(race.trials[-2:], HEATS, strict=True):
+        common, one = trial.settings["descriptor"]
+        assert one.scaling == common.scaling == WANTED
+        assert trial.settings["zeta"] == 3
+        assert common.species_mixing == common.centre_similarity == 1.0
+        assert trial.settings["n_environments"] == heat["n_environments"]
+    assert race.winner is race.trials[-1]
+    # As many structures as time allows, the winner at last on those of the race.
+    assert set(seen[:-1]) == {(len(structures), 0)}
+    assert seen[-1] == (25, 1)
+    # All that was tried is told, once.
+    assert len(race.trials) == len(seen) + 2
+
+
+def test_there_is_nothing_to_learn_of_two_species_or_without_time(alloys):
+    settings = {"descriptor": Soap(cutoff=4.5, n_max=4, l_max=2), "basis": "sparse", "zeta": 4}
+    start = made_up(settings, range(7), 1)
+    for images, seconds in ((alloys[:14], 600.0), (alloys, -1.0)):
+        race, why = learn_species(
+            Race((start,), start, ""), None, structures_from_atoms(images),
+            deadline=time.perf_counter() + seconds, random_state=0, tell=quiet,
+        )  # fmt: skip
+        assert race.winner is start
+        assert why == []
 
 
 def test_the_similarity_of_alloys_is_learned(alloys):
     soap = Soap(cutoff=4.5, n_max=4, l_max=3, n_contracted=6)
     settings = {"descriptor": soap, "basis": "sparse", "zeta": 4}
-    start = Trial("start", settings, 25, 1, {}, 0.0, 0.0, 1.0, 1.0, {})
     structures = structures_from_atoms(alloys)
-
-    def make(settings):
-        return KernelPotential(**settings)
-
-    parts = choose_splits(structures, 0)
+    run = runner(lambda settings: KernelPotential(**settings), alloys, structures)
+    start = run(settings, range(len(alloys)), 0)._replace(change="start")
     found, why = learn_species(
-        Race((start,), start, ""), parts, make, runner(make, alloys, structures), alloys,
-        structures, deadline=time.perf_counter() + 75.0, random_state=0, tell=quiet,
+        Race((start,), start, ""), run, structures,
+        deadline=time.perf_counter() + 40.0, random_state=0, tell=quiet,
     )  # fmt: skip
     assert "Au-Cu" in why[0] or "Cu-Au" in why[0] or "Ag-Cu" in why[0]
-    left_out = [trial for trial in found.trials if trial.change.endswith("systems left out")]
-    scores = {trial.change: trial.score for trial in left_out}
-    unlike = scores["all species alike by 0; systems left out"]
-    assert min(scores.values()) < unlike - 0.2
+    similarities = found.trials[1:-1]
+    scores = {trial.change: trial.score for trial in similarities}
+    # Species are alike, and that tells what no structure does.
+    assert min(scores.values()) < scores["all species alike by 0"] - 0.2
+    for trial in similarities:
+        assert trial.score == score(trial.errors, trial.unknown, len(alloys))
+    # No trial is better by more than scatter.
+    assert similarities[-1].score < min(scores.values()) + SCATTER
     descriptor = found.winner.settings["descriptor"]
     soap = descriptor[-1] if isinstance(descriptor, list) else descriptor
     assert set(soap.species_mixing) == {"Cu", "Ag", "Au"}
-    alone = {words: score for words, score in scores.items() if "common" not in words}
-    apart = min(score for words, score in alone.items() if words.startswith("all species"))
-    together = min(score for words, score in scores.items() if words.startswith("unlike centres"))
-    # No trial is better by more than scatter.
-    chosen = [t.score for t in found.trials if repr(t.settings["descriptor"]) == repr(descriptor)]
-    assert chosen[0] < min(scores.values()) + SCATTER
-    if soap is descriptor:
-        assert (soap.centre_similarity is not None) == (together < apart - SCATTER)
-    only_copper = alloys[:7]
-    assert choose_splits(structures_from_atoms(only_copper), 0) == []
-    same, why = learn_species(
-        Race((start,), start, ""), [], make, None, only_copper, structures_from_atoms(only_copper),
-        deadline=math.inf, random_state=0, tell=quiet,
-    )  # fmt: skip
-    assert same.winner is start
-    assert why == []
+    assert repr(similarities[-1].settings["descriptor"]) == repr(descriptor)

@@ -1,5 +1,7 @@
 """Sums of Gaussian processes with linear terms: pair splines, their fit, comparison of models."""
 
+import itertools
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -23,6 +25,7 @@ from kernelpot.neighbours import find_pairs
 from kernelpot.testing import check_descriptor, check_potential
 
 from .naive import pairs as naive
+from .test_species_mixing import crystals
 
 NOISE = {"sigma_energy": 1e-3, "sigma_forces": 0.05, "sigma_stress": 1e-3}
 
@@ -174,6 +177,7 @@ def test_a_sum_is_saved_whole(sum_model, emt_images, tmp_path):
     assert_allclose(one.energy_std, two.energy_std, rtol=1e-8)
     assert again.descriptor == sum_model.descriptor
     assert again.leave_out_errors_ == sum_model.leave_out_errors_
+    assert again.leave_systems_out_errors_ == {}
     assert (again.data_fit_, again.n_environments_) == (sum_model.data_fit_, 12)
     before = again.leave_out_errors_
     again.partial_fit(emt_images[:2])
@@ -305,35 +309,56 @@ def test_linear_blocks_stay_whole_in_the_search_of_hyperparameters():
     assert [len(block.pivots_k) for block in small.blocks] == [2, 10]
 
 
-def test_left_out_errors_are_those_of_fits_without_the_fold(with_free_atoms):
+@pytest.mark.parametrize("systems", [False, True])
+def test_left_out_errors_are_those_of_fits_without_the_fold(systems, with_free_atoms, tmp_path):
     # A linear model chooses no environments and its baseline is that of free atoms, so that a fit
     # without a fold differs by the rows of that fold and by nothing else.
+    images = alloys_with_free_atoms() if systems else with_free_atoms
     parameters = {"delta": 3.0, **NOISE, "core_repulsion": False}
     terms = PairSplines(cutoff=4.5, n_splines=24)
-    model = KernelPotential(terms, **parameters).fit(with_free_atoms)
-    structures = structures_from_atoms(with_free_atoms)
-    folds = folds_of(structures, {16, 17}, model.random_state)
-    assert folds.parts[folds.folds_p.index(())].tolist() == [16, 17]
-    folds = [folds.members(fold) for fold in range(folds.n_folds)]
-    squares = {"energy": [], "forces": [], "stress": []}
-    for fold in folds:
-        rest = [atoms for s, atoms in enumerate(with_free_atoms) if s not in fold]
-        left = [with_free_atoms[s] for s in fold]
-        found = KernelPotential(terms, **parameters).fit(rest).predict(left)
-        for k, atoms in enumerate(left):
-            off = (found.energy[k] - atoms.get_potential_energy()) / len(atoms)
-            squares["energy"].append(off**2)
-            squares["forces"] += ((found.forces[k] - atoms.get_forces()) ** 2).ravel().tolist()
-            squares["stress"] += ((found.stress[k] - atoms.get_stress()) ** 2).tolist()
-    assert set(model.leave_out_errors_) == set(squares)
-    for kind, values in squares.items():
-        expected = np.sqrt(np.mean(values))
-        assert_allclose(model.leave_out_errors_[kind], expected, rtol=1e-6, err_msg=kind)
+    model = KernelPotential(terms, **parameters).fit(images)
+    structures = structures_from_atoms(images)
+    free = [s for s, atoms in enumerate(images) if len(atoms) == 1]
+    folds = folds_of(structures, free, model.random_state)
+    assert folds.parts[folds.folds_p.index(())].tolist() == free
+    ways = [model.leave_out_errors_]
+    ways += [model.leave_systems_out_errors_] if systems else []
+    assert len(folds.n_folds_w) == len(ways)
+    members = iter([folds.members(fold) for fold in range(folds.n_folds)])
+    for n_folds, errors in zip(folds.n_folds_w, ways, strict=True):
+        squares = {kind: [] for kind in errors}
+        for fold in itertools.islice(members, n_folds):
+            rest = [atoms for s, atoms in enumerate(images) if s not in fold]
+            left = [images[s] for s in fold]
+            found = KernelPotential(terms, **parameters).fit(rest).predict(left)
+            for k, atoms in enumerate(left):
+                label = atoms.calc.results
+                off = (found.energy[k] - label["energy"]) / len(atoms)
+                squares["energy"].append(off**2)
+                for kind, values in (("forces", found.forces[k]), ("stress", found.stress[k])):
+                    if kind in label:
+                        squares[kind] += ((values - label[kind]) ** 2).ravel().tolist()
+        for kind, values in squares.items():
+            assert_allclose(errors[kind], np.sqrt(np.mean(values)), rtol=1e-6, err_msg=kind)
+    model.save(tmp_path / "model.kpot")
+    again = load(tmp_path / "model.kpot")
+    assert again.leave_systems_out_errors_ == model.leave_systems_out_errors_
+
+
+def alloys_with_free_atoms():
+    """Three species, and systems enough to leave some out."""
+    kinds = [("Cu",), ("Ag", "Au"), ("Cu", "Ag"), ("Cu", "Au")]
+    images = [atoms for k, symbols in enumerate(kinds) for atoms in crystals(symbols, 7, k)]
+    for symbol in ("Cu", "Ag", "Au"):
+        atoms = Atoms(symbol)
+        atoms.calc = SinglePointCalculator(atoms, energy=3.5)
+        images.append(atoms)
+    return images
 
 
 def test_few_structures_have_no_left_out_errors(emt_images):
     model = KernelPotential(PairSplines(cutoff=4.0), **NOISE).fit(emt_images[:2])
-    assert model.leave_out_errors_ == {}
+    assert model.leave_out_errors_ == model.leave_systems_out_errors_ == {}
 
 
 # ------------------------------------------------------------------- models side by side

@@ -183,12 +183,15 @@ def say_auto(model: Any) -> None:
     """
     from kernelpot.report import UNITS, in_units
 
-    table = Table(title="Tried on parts of the data, errors of structures left out")
+    systems = any(trial["unknown"] for trial in model.auto_["trials"])
+    left_out = "structures and of systems left out" if systems else "structures left out"
+    table = Table(title=f"Tried on parts of the data, errors of {left_out}")
     table.add_column("change")
     columns = [
         "structures",
         "energy",
         "forces",
+        *(["systems: forces"] if systems else []),
         "score",
         "log evidence",
         "inducing",
@@ -196,15 +199,20 @@ def say_auto(model: Any) -> None:
         "us/atom",
     ]
     for name in columns:
-        unit = f" {UNITS[name]}" if name in UNITS else ""
+        kind = name.split()[-1]
+        unit = f" {UNITS[kind]}" if kind in UNITS else ""
         table.add_column(name + unit, justify="right")
     for trial in model.auto_["trials"]:
-        errors = {kind: f"{in_units(kind, value):.3g}" for kind, value in trial["errors"].items()}
+        errors, unknown = (
+            {kind: f"{in_units(kind, value):.3g}" for kind, value in trial[of].items()}
+            for of in ("errors", "unknown")
+        )
         table.add_row(
             trial["change"],
             str(trial["n_structures"]),
             errors.get("energy", ""),
             errors.get("forces", ""),
+            *([unknown.get("forces", "")] if systems else []),
             f"{trial['score']:.3f}",
             f"{trial['log_evidence']:.0f}",
             str(trial["n_inducing"]),
@@ -259,6 +267,7 @@ def model_facts(model: Any) -> dict[str, str]:
             "mae": summary["mae"],
             "rmse": summary["rmse"],
             "left out": model.leave_out_errors_,
+            "systems left out": model.leave_systems_out_errors_,
         }.items()
     }
     hashes = summary["data_hash"]
@@ -278,12 +287,17 @@ def model_facts(model: Any) -> dict[str, str]:
         "training MAE": errors["mae"],
         "training RMSE": errors["rmse"],
         "left-out RMSE": errors["left out"] or "too few structures to leave any out",
+        **_of_systems(errors["systems left out"]),
         "log evidence": f"{model.log_evidence_:.1f} (data fit {model.data_fit_:.1f}, Occam factor"
         f" {model.log_evidence_ - model.data_fit_:.1f})",
         "seconds": ", ".join(f"{k} {v:.1f}" for k, v in summary["seconds"].items()),
         "data": "sha256 " + ", ".join(text[:16] for text in hashes),
         "versions": ", ".join(f"{k} {v or 'unknown'}" for k, v in summary["versions"].items()),
     }
+
+
+def _of_systems(errors: str) -> dict[str, str]:
+    return {"of whole systems": errors} if errors else {}
 
 
 def _say_doubts(model: Any) -> None:
