@@ -11,14 +11,18 @@ import functools
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
 __all__ = [
+    "ahead",
+    "beside",
     "n_threads",
     "one_blas_thread",
     "one_thread",
@@ -100,6 +104,21 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
+def _alone() -> bool:
+    """Whether the calling thread has no others to help it."""
+    return getattr(_here, "in_pool", False) or n_threads() == 1
+
+
+def _call(function: Callable[[Item], Result], item: Item) -> Result:
+    """Call it as the pool's threads do: what it divides, it does itself."""
+    before = getattr(_here, "in_pool", False)
+    _here.in_pool = True
+    try:
+        return function(item)
+    finally:
+        _here.in_pool = before
+
+
 def side_by_side(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Call a function with every item, by all threads, BLAS on one thread in each.
 
@@ -116,13 +135,119 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item]) -> l
     list[Result]
         In the order of the items.
     """
-    if getattr(_here, "in_pool", False):
-        return [function(item) for item in items]
     with one_blas_thread():
-        size = n_threads()
-        if size == 1 or len(items) < 2:
+        if len(items) < 2:  # it may divide its own work
             return [function(item) for item in items]
-        return list(_pool(size).map(function, items))
+        return beside(function, items)()
+
+
+def beside(function: Callable[[Item], Result], items: Sequence[Item]) -> Callable[[], list[Result]]:
+    """Begin to call a function with every item, while the calling thread does something else.
+
+    Parameters
+    ----------
+    function : Callable[[Item], Result]
+        As for `side_by_side`; BLAS has to be kept to one thread (`one_blas_thread`).
+    items : Sequence[Item]
+        Its arguments.
+
+    Returns
+    -------
+    Callable[[], list[Result]]
+        Does what no other thread has begun, waits for the rest, and gives the results in the order
+        of the items.
+    """
+    if _alone():
+        return lambda: [function(item) for item in items]
+    results: list[Any] = [None] * len(items)
+    left = deque(range(len(items)))
+
+    def work() -> None:
+        while True:
+            try:
+                k = left.popleft()
+            except IndexError:
+                return
+            results[k] = _call(function, items[k])
+
+    pool, n_helpers = _pool(n_threads() - 1), min(n_threads() - 1, len(items))
+    helpers = [pool.submit(work) for _ in range(n_helpers)]
+
+    def wait() -> list[Result]:
+        try:
+            work()
+        finally:
+            left.clear()
+            for helper in helpers:
+                if not helper.cancel():
+                    helper.result()
+        return results
+
+    return wait
+
+
+def ahead(
+    function: Callable[[Item], Result], items: Sequence[Item], sizes: Sequence[float], most: float
+) -> Iterator[Result]:
+    """Call a function with every item, ahead of the one who takes the results.
+
+    Parameters
+    ----------
+    function : Callable[[Item], Result]
+        As for `side_by_side`.
+    items : Sequence[Item]
+        Its arguments.
+    sizes : Sequence[float]
+        Of the results.
+    most : float
+        Nothing is begun while results of this size wait or are on their way.
+
+    Yields
+    ------
+    Result
+        In the order of the items. BLAS is kept to one thread meanwhile.
+    """
+    with one_blas_thread():
+        if _alone():
+            yield from map(function, items)
+            return
+        pool, waiting, total = _pool(n_threads() - 1), deque[_Ahead](), 0.0
+        try:
+            for item, size in zip(items, sizes, strict=True):
+                while total >= most:
+                    total -= waiting[0].size
+                    yield _taken(function, waiting)
+                waiting.append(_Ahead(item, size, pool.submit(_call, function, item)))
+                total += size
+            while waiting:
+                yield _taken(function, waiting)
+        finally:
+            for one in waiting:
+                one.future.cancel()
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A call that another thread makes, if it comes to it."""
+
+    item: Any
+    size: float
+    future: Future[Any]
+
+
+def _taken(function: Callable[[Item], Result], waiting: deque[_Ahead]) -> Result:
+    """The result of the first call; until it is there, the calling thread makes the others."""
+    first = waiting.popleft()
+    if first.future.cancel():
+        return _call(function, first.item)
+    for k, other in enumerate(waiting):
+        if first.future.done():
+            break
+        if other.future.cancel():
+            done: Future[Any] = Future()
+            done.set_result(_call(function, other.item))
+            waiting[k] = replace(other, future=done)
+    return first.future.result()
 
 
 class _Crowd:

@@ -270,10 +270,8 @@ def _sparse(seen: Estimate, shape: Shape, room: Room, options: Options) -> Work:
     search_flops = (_SEARCH + 1.0) * each
 
     once = sum(min(n, w) * sum(m**2 for m, _ in blocks) for n in n_rows)
-    absorbed = sum(2.0 * min(n, w) * w**2 for n in n_rows) + 2.0 / 3.0 * w**3
-    # Without the stresses once more, to see whether they agree with the forces.
-    twice = 2.0 if any(label.kind == "stress" for label in shape.n_rows) else 1.0
-    solving = twice * (once / rates.solve + absorbed / rates.qr)
+    absorbed = sum(2.0 * min(n, w) * w**2 for n in n_rows)
+    solving = once / rates.solve + absorbed / rates.qr
     if shape.robust:  # once more, and every structure predicted by all others
         rows, search, solving = 3.0 * rows, 2.0 * search, 2.0 * solving
     return {
@@ -282,7 +280,7 @@ def _sparse(seen: Estimate, shape: Shape, room: Room, options: Options) -> Work:
         "whitening": (whitening, whitening_flops),
         "rows": (rows, rows_flops),
         "hyperparameters": (search, search_flops),
-        "posterior": (solving, twice * (once + absorbed)),
+        "posterior": (solving, once + absorbed),
         "training errors": _errors(seen, shape),
     }
 

@@ -15,11 +15,11 @@ from kernelpot._machine import n_threads
 from kernelpot.fit_shape import Shape
 from kernelpot.full_basis import memory_needed
 from kernelpot.gp.covariances import BLOCK_ROWS as PRIOR_ROWS
+from kernelpot.gp.householder import PANEL
 from kernelpot.gp.packed import memory_of
-from kernelpot.gp.triangles import PANEL
 from kernelpot.gp.whitening import BLOCK_ROWS
 from kernelpot.hyperparameters import COARSE
-from kernelpot.label_rows import BATCH_ROWS
+from kernelpot.label_rows import WAITING_ROWS
 from kernelpot.memory import Room
 from kernelpot.selection import BATCH, candidates_of_each
 
@@ -122,31 +122,31 @@ def _sparse_stages(shape: Shape, room: Room) -> dict[str, float]:
     kept = _inducing(shape)
     if shape.robust:  # the fit before stays until the next is done
         kept += 8.0 * (2.0 * factors + w**2 + sum(min(n, w) * w for n in n_labels))
-    some = 12.0 * max(blocks, default=0.0) * PRIOR_ROWS
+    some = 12.0 * max(blocks, default=0.0) * PRIOR_ROWS * n_threads()
     whitening = 8.0 * (factors + max((m**2 for m in blocks), default=0.0) + some)
     totals = sum(min(n, w) * w for n in n_labels)
     grams = (shape.n_folds + 1.0) * len(n_labels) * k**2
-    reducers = part = joined = 0.0
+    reducers = part = longer = joined = 0.0
     for n in n_labels:
         mine = math.ceil(n * shape.largest_part)
-        buffered = min(room.n_buffer, mine)
-        large = mine > buffered or mine >= w
-        # A flush of a buffer that is not full copies it.
-        reducers += 2.0 * buffered * w + (w**2 if large else 0.0)
+        reducers += (min(room.n_buffer, mine) + min(mine, w)) * w
         part += min(mine, w) * w
-        joined = max(joined, w**2 + 2.0 * min(n, w) * w if n < 2.0 * w else 0.0)
+        # Until it is square a trapezoid is copied when it gets longer, and without empty rows.
+        longer = max(longer, min(mine, w) * w)
+        joined = max(joined, 2.0 * min(n, w) * w if n - mine < w else 0.0)
         # Whitened rows, and those of a block on the way.
         joined = max(joined, min(mine, w) * (k + 1.0) + BLOCK_ROWS * 2.0 * w + k**2)
-    # Rows that wait, and those of structures of which labels are missing; of each thread a block.
+    # Rows that wait, are on their way or just taken, and those of structures of which labels are
+    # missing; of each thread a block.
     n_side, largest = min(n_threads(), shape.n_batch), 3.0 * shape.n_largest
-    waiting = min(float(sum(n_labels)), BATCH_ROWS + largest) * w + n_side * largest * w
+    waiting = min(float(sum(n_labels)), WAITING_ROWS + 2.0 * largest) * w + n_side * largest * w
     block = n_side * _block(shape, room, max(blocks, default=0.0)) / 8.0
-    rows = totals + grams + max(reducers + waiting + block, part + joined)
-    search = totals + grams + (2.0 * len(n_labels) + 5.0) * k**2
+    rows = totals + grams + max(reducers + longer + waiting + block, part + joined)
+    # Every thread factorises what the other folds leave.
+    at_once = 2.0 + 3.0 * min(n_threads(), shape.n_folds)
+    search = totals + grams + (at_once if shape.n_folds else 2.0 * len(n_labels) + 5.0) * k**2
     widest = max([w - 1.0, *(min(n, w) for n in n_labels)])
     solving = w**2 + widest * w + PANEL * w + 2.0 * BLOCK_ROWS * w
-    if any(label.kind == "stress" for label in shape.n_rows):
-        solving += w**2  # another posterior without the stresses, beside the first
     one_fit = kept + 8.0 * factors
     return {
         "whitening": kept + whitening,

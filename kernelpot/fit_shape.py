@@ -13,7 +13,7 @@ from kernelpot.data import Structure
 from kernelpot.descriptors.protocol import BoundDescriptor, is_linear, n_blocks, widths
 from kernelpot.environments import jacobian_bytes
 from kernelpot.folds import folds_of
-from kernelpot.label_rows import BATCH_ROWS, count_rows
+from kernelpot.label_rows import WAITING_ROWS, count_rows
 from kernelpot.neighbours import find_pairs
 from kernelpot.options import Options
 from kernelpot.selection import choose_sample, quotas_of
@@ -67,7 +67,7 @@ class Shape(NamedTuple):
     def n_batch(self) -> int:
         """Structures whose rows are computed side by side, by as many threads at most."""
         rows_each = sum(self.n_rows.values()) / self.n_structures
-        return min(self.n_structures, math.ceil(BATCH_ROWS / max(rows_each, 1e-9)))
+        return min(self.n_structures, math.ceil(WAITING_ROWS / max(rows_each, 1e-9)))
 
 
 def shape_of(

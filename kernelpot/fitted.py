@@ -25,6 +25,7 @@ __all__ = [
     "Solved",
     "no_posterior",
     "predictive",
+    "prior_widths",
     "solve",
     "solve_rows",
     "whitening_of",
@@ -146,12 +147,34 @@ def solve_rows(
     Posterior
         Of the shifts, and then of the inducing variables.
     """
-    delta_b = np.repeat(delta_g, [len(c.inducing) for c in components]).tolist()
-    if len(whitening.blocks) > len(delta_b):
-        delta_b.insert(0, SHIFT_PRIOR)
+    n_blocks = sum(len(one.inducing) for one in components)
+    wide = [SHIFT_PRIOR] if len(whitening.blocks) > n_blocks else []
+    delta_b = prior_widths(components, delta_g, wide)
     return posterior(
         list(triangles.values()), whitening, delta_b, [noise[label] for label in triangles]
     )
+
+
+def prior_widths(
+    components: Sequence[Component], delta_g: Sequence[float], wide: Sequence[float]
+) -> list[float]:
+    """Prior standard deviation of the whitened weights of each block of inducing variables.
+
+    Parameters
+    ----------
+    components : Sequence[Component]
+        The Gaussian processes whose sum is the model.
+    delta_g : Sequence[float]
+        Amplitude of each, eV.
+    wide : Sequence[float]
+        Those of blocks in front of theirs.
+
+    Returns
+    -------
+    list[float]
+        By block.
+    """
+    return [*wide, *np.repeat(delta_g, [len(one.inducing) for one in components]).tolist()]
 
 
 def whitening_of(components: Sequence[Component]) -> Whitening:

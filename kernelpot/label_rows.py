@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot._machine import side_by_side
+from kernelpot._machine import ahead
 from kernelpot.conventions import (
     LABEL_KINDS,
     Float,
@@ -27,10 +27,10 @@ from kernelpot.targets import to_learn
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
-__all__ = ["BATCH_ROWS", "Known", "LabelRows", "add_rows", "count_rows", "label_rows"]
+__all__ = ["WAITING_ROWS", "Known", "LabelRows", "add_rows", "count_rows", "label_rows"]
 
-BATCH_ROWS = 1024
-"""Rows that wait for their reduction, about: half of what `RowReducer` collects."""
+WAITING_ROWS = 1024
+"""Rows of structures that are computed ahead of their reduction, by other threads."""
 
 
 class Known(NamedTuple):
@@ -159,27 +159,11 @@ def add_rows(
         )
         for label in dict.fromkeys([*triangles, *n_rows])
     }
-    done = 0
-    for batch in _batches(structures):
-        # By all threads; then BLAS has them for the reduction.
-        for found in side_by_side(functools.partial(label_rows, known=known), batch):
-            for label, A_rm, y_r, sigma_r, _ in found:
-                reducers[label].add(A_rm, y_r, sigma_r)
-        done += len(batch)
-        tell("rows", done, len(structures))
+    compute = functools.partial(label_rows, known=known)
+    sizes = [structure.n_labels for structure in structures]
+    for done, found in enumerate(ahead(compute, structures, sizes, WAITING_ROWS)):
+        for label, A_rm, y_r, sigma_r, _ in found:
+            reducers[label].add(A_rm, y_r, sigma_r)
+        tell("rows", done + 1, len(structures))
     finished = {label: reducer.finish() for label, reducer in reducers.items()}
     return {label: triangle for label, triangle in finished.items() if triangle.n_rows}
-
-
-def _batches(structures: Sequence[Structure]) -> Iterator[list[Structure]]:
-    """Structures whose rows are computed side by side."""
-    batch: list[Structure] = []
-    n_rows = 0
-    for structure in structures:
-        batch.append(structure)
-        n_rows += structure.n_labels
-        if n_rows >= BATCH_ROWS:
-            yield batch
-            batch, n_rows = [], 0
-    if batch:
-        yield batch

@@ -12,8 +12,9 @@ import scipy.linalg
 from scipy.linalg import lapack
 
 from kernelpot.gp.covariances import K_mm
+from kernelpot.gp.householder import absorb
 from kernelpot.gp.inducing import Inducing
-from kernelpot.gp.triangles import RowReducer, absorb, empty_triangle
+from kernelpot.gp.triangles import RowReducer, empty_triangle
 
 __all__ = ["Clock", "Rates", "best_of", "measure_rates", "product_rate"]
 

@@ -44,8 +44,8 @@ meV/angstrom, 0.7 28.6, 0.9 22.5, 0.95 21.7, 1 21.7; hot crystals of one species
 _BESIDE_COMMON = (0.9, 0.9)
 """Similarities of neighbours and of centres that are tried beside a process that tells no species
 apart, other than those that are best alone: less alike, as what is common is taken care of (mean
-of an earlier score, three parts of NbMoTaW: 0.98 and 0.95 -1.57, 0.95 and 0.95 -1.67, 0.9 and 0.9 -1.72, 0.8
-and 0.7 -1.59)."""
+of an earlier score, three parts of NbMoTaW: 0.98 and 0.95 -1.57, 0.95 and 0.95 -1.67, 0.9 and 0.9
+-1.72, 0.8 and 0.7 -1.59)."""
 _FACTORS = (1.0 / 3.0, 3.0)
 """By these the dissimilarity of one pair is changed."""
 _LEAST = 0.005

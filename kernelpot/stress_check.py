@@ -9,7 +9,9 @@ import numpy as np
 
 from kernelpot.conventions import Float, LabelSet
 from kernelpot.data_checks import DataWarning
-from kernelpot.gp.solvers import Posterior, posterior
+from kernelpot.gp.evidence import Gram
+from kernelpot.gp.lapack import potrs
+from kernelpot.gp.solvers import cholesky
 from kernelpot.gp.triangles import Triangle
 from kernelpot.gp.whitening import Whitening
 
@@ -17,33 +19,41 @@ __all__ = ["check_stress"]
 
 
 def check_stress(
-    triangles: Mapping[LabelSet, Triangle], whitening: Whitening, solved: Posterior
+    triangles: Mapping[LabelSet, Triangle],
+    totals: Mapping[LabelSet, Gram],
+    whitening: Whitening,
+    delta_b: Sequence[float],
+    noise: Mapping[LabelSet, float],
 ) -> None:
     """Warn where the stress labels contradict the strain derivative of a fit without them.
 
     With the weights a of a fit to energies and forces alone, the triangle [R | z] of the stress
     rows holds the correlation of predicted with labelled stress: (R a) . z / (|R a| |z|), and the
-    factor between them.
+    factor between them. The fit is to the inducing variables with which hyperparameters are sought.
 
     Parameters
     ----------
     triangles : Mapping[LabelSet, Triangle]
         Statistics of all rows of each set of labels.
+    totals : Mapping[LabelSet, Gram]
+        Their products.
     whitening : Whitening
-        Of the variables that the rows speak of.
-    solved : Posterior
-        Of all rows.
+        Of the variables that the products speak of.
+    delta_b : Sequence[float]
+        Prior standard deviation of the whitened weights of each of its blocks.
+    noise : Mapping[LabelSet, float]
+        Factors on the assumed standard deviations.
     """
     stress = [t for label, t in triangles.items() if label.kind == "stress"]
     forces = [t for label, t in triangles.items() if label.kind == "forces"]
     if sum(t.n_rows for t in stress) < 6 or not forces:
         return
-    others = [t for label, t in triangles.items() if label.kind != "stress"]
-    delta_b = [
-        float(solved.delta_k[block.columns][0]) if len(block.pivots_k) else 1.0
-        for block in whitening.blocks
-    ]
-    weights_m = posterior(others, whitening, delta_b).weights()
+    others = {label: one for label, one in totals.items() if label.kind != "stress"}
+    A_kk = sum(one.G_kk / noise[label] ** 2 for label, one in others.items())
+    b_k = sum(one.b_k / noise[label] ** 2 for label, one in others.items())
+    np.einsum("kk->k", A_kk)[:] += whitening.spread(delta_b) ** -2.0
+    w_k = potrs(cholesky(A_kk), np.asfortranarray(b_k[:, None]))[:, 0]
+    weights_m = whitening.raw_weights(w_k)
     # A fit that does not even explain its own forces has no say about stresses.
     predicted, label = _stacked(forces, weights_m)
     if np.linalg.norm(predicted - label) > 0.5 * np.linalg.norm(label):

@@ -21,6 +21,7 @@ from kernelpot.fitted import (
     Fitted,
     Solved,
     no_posterior,
+    prior_widths,
     solve,
     solve_rows,
     whitening_of,
@@ -43,7 +44,7 @@ from kernelpot.sources import SHIFT_PRIOR, SourceShifts, choose_reference, start
 from kernelpot.stress_check import check_stress
 from kernelpot.terms.composition import CompositionBaseline, fit_composition, isolated_atoms
 from kernelpot.terms.repulsion import CoreRepulsion, closest_distances, repulsion_from
-from kernelpot.training_data import Data, say_nothing
+from kernelpot.training_data import Data, grams_of, say_nothing
 
 log = logging.getLogger("kernelpot")
 
@@ -246,7 +247,9 @@ def learn(
     leave_out, leave_systems_out = leave_out_errors(
         triangles, grams, folds.n_folds_w, coarse, plan.components, delta_g, effective, wide
     )
-    del grams, coarse
+    totals = grams[0] if grams else grams_of(triangles, coarse)
+    check_stress(triangles, totals, coarse, prior_widths(plan.components, delta_g, wide), effective)
+    del grams, totals, coarse
     tell("hyperparameters", 1, 1)
     seconds["hyperparameters"] = time.perf_counter() - started
 
@@ -254,7 +257,6 @@ def learn(
     tell("posterior", 0, 1)
     whitening = put_in_front(shifts.n_columns, whitening)
     solved = solve_rows(triangles, whitening, plan.components, delta_g, effective)
-    check_stress(triangles, whitening, solved)
     tell("posterior", 1, 1)
     seconds["posterior"] = time.perf_counter() - started
     n_raw = whitening.n_raw

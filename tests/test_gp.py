@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from kernelpot.gp import SparseGPRegressor, covariances, evidence, inducing, kernels, solvers
+from kernelpot.gp.householder import absorb
 from kernelpot.gp.triangles import RowReducer, empty_triangle
 from kernelpot.gp.whitening import whiten_blocks
 from tests.naive import gp as naive
@@ -222,6 +223,54 @@ def test_streaming_reduction_keeps_the_normal_equations(seed, n_rows, n_columns,
     assert triangle.n_rows == n_rows
     assert np.isclose(triangle.log_noise, np.log(sigma).sum())
     assert not np.tril(triangle.R, -1).any()
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_before=st.integers(0, 12),
+    n_rows=st.integers(1, 9),
+    n_columns=st.integers(1, 12),
+    triangular=st.booleans(),
+)
+@settings(max_examples=300, deadline=None)
+def test_rows_are_absorbed_whatever_is_empty(seed, n_before, n_rows, n_columns, triangular):
+    """Rounding in columns of zeros once took up a row that had something to say."""
+    rng = np.random.default_rng(seed)
+    full_k = rng.random(n_columns) < 0.7
+    R = np.triu(rng.standard_normal((min(n_before, n_columns), n_columns))) * full_k
+    R = np.asfortranarray(R[np.abs(R).max(axis=1) > 0.0])
+    rows = rng.standard_normal((n_rows, n_columns)) * (rng.random(n_columns) < 0.7)
+    rows *= rng.random((n_rows, 1)) < 0.8
+    rows = np.asfortranarray(np.triu(rows) if triangular else rows)
+    expected = R.T @ R + rows.T @ rows
+    found = absorb(R, rows, triangular=triangular)
+    assert found.shape[1] == n_columns >= len(found)
+    assert not np.tril(found, -1).any()
+    assert_allclose(found.T @ found, expected, atol=1e-12 * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("n_before", [0, 70, 500])
+@pytest.mark.parametrize("triangular", [False, True])
+def test_threads_absorb_what_one_does(n_before, triangular, monkeypatch):
+    rng = np.random.default_rng(3)
+    start = np.asfortranarray(np.triu(rng.standard_normal((n_before, 500))))
+    rows = rng.standard_normal((230, 500))
+    rows[:, 150:250] = 0.0
+    rows = np.asfortranarray(np.triu(rows) if triangular else rows)
+    expected = start.T @ start + rows.T @ rows
+    found = []
+    for n in ("1", "2", "4"):
+        monkeypatch.setenv("NUMBA_NUM_THREADS", n)
+        found.append(absorb(start.copy(order="F"), rows.copy(order="F"), triangular=triangular))
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+    assert_allclose(found[0].T @ found[0], expected, atol=1e-10)
+    assert_allclose(
+        np.linalg.norm(found[0], axis=0), np.sqrt(np.diag(expected)), rtol=1e-12, atol=1e-300
+    )
+    rows[3, 400] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        absorb(start, rows)
 
 
 def test_a_reduction_goes_on_from_a_triangle():

@@ -71,6 +71,68 @@ def test_an_error_comes_out(with_threads):
     assert _machine.side_by_side(work, range(3)) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_work_goes_on_beside_the_calling_thread(n, with_threads):
+    with_threads(n)
+    begun = threading.Event()
+
+    def work(k):
+        begun.set()
+        return 2 * k
+
+    wait = _machine.beside(work, range(7))
+    assert begun.wait(20) == (n > 1) or n == 1
+    assert wait() == list(range(0, 14, 2))
+
+    def fail(k):
+        raise ValueError("the first")
+
+    wait = _machine.beside(fail, range(50))
+    with pytest.raises(ValueError, match="the first"):
+        wait()
+    assert _machine.beside(work, [])() == []
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_results_come_ahead_in_order_and_no_more_than_there_is_room_for(n, with_threads):
+    with_threads(n)
+    lock, begun, taken = threading.Lock(), [], []
+
+    def work(k):
+        with lock:
+            # What waits or is on its way; the caller has taken the others. The last may exceed it.
+            assert sum(sizes[j] for j in begun[len(taken) :]) < 6 + max(sizes)
+            begun.append(k)
+        time.sleep(0.001 * (k % 3))
+        return k
+
+    sizes = [1 + k % 4 for k in range(40)]
+    for found in _machine.ahead(work, range(40), sizes, 6):
+        assert set(blas_threads()) == {1}
+        taken.append(found)
+    assert taken == list(range(40))
+    assert sorted(begun) == taken
+    assert list(_machine.ahead(work, [], [], 6)) == []
+
+
+def test_nothing_more_is_computed_for_one_who_has_left(with_threads):
+    with_threads(2)
+    begun, before = [], blas_threads()
+    results = _machine.ahead(lambda k: begun.append(k), range(1000), [1] * 1000, 4)
+    next(results)
+    results.close()
+    assert len(begun) <= 5
+    assert blas_threads() == before
+
+    def fail(k):
+        if k == 9:
+            raise ValueError("the tenth")
+
+    with pytest.raises(ValueError, match="the tenth"):
+        list(_machine.ahead(fail, range(1000), [1] * 1000, 4))
+    assert blas_threads() == before
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_has_threads_of_its_own(with_threads):

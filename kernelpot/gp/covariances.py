@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernelpot._jit import njit
+from kernelpot._machine import side_by_side
 from kernelpot.conventions import Float, Int
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.kernels import power_kernel, power_kernel_scalar
@@ -41,15 +42,18 @@ def K_ab(first: Inducing, second: Inducing, zeta: int) -> Float:
     # Some environments at a time: what is computed on the way takes ten times the space of K.
     n_e = len(first.first_e) - 1
     step = max(1, BLOCK_ROWS * n_e // max(1, len(K)))
-    for e in range(0, n_e, step):
+
+    def fill(e: int) -> None:
         rows = slice(first.first_e[e], first.first_e[min(e + step, n_e)])
         part = Inducing(first.Z_mq[rows], first.first_e[e : e + step + 1] - rows.start)
         K[rows] = _K_some(part, second, zeta)
+
+    side_by_side(fill, range(0, n_e, step))
     return K
 
 
-BLOCK_ROWS = 512
-"""Rows of a prior covariance that are computed at once."""
+BLOCK_ROWS = 128
+"""Rows of a prior covariance that a thread computes at once."""
 
 
 def _K_some(first: Inducing, second: Inducing, zeta: int) -> Float:

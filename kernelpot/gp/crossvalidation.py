@@ -12,15 +12,18 @@ this). Errors on left-out folds say what is wanted.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import blas, lapack
+from scipy.linalg import lapack
 from scipy.optimize import minimize
 
+from kernelpot._machine import side_by_side
 from kernelpot.conventions import Float, Int, as_float
 from kernelpot.gp.evidence import Gram, Hyperparameters, log_evidence
+from kernelpot.gp.lapack import potrs, symv
 from kernelpot.gp.solvers import cholesky
 
 __all__ = ["FoldErrors", "fold_errors", "minimise"]
@@ -68,42 +71,58 @@ def fold_errors(
     for weight, one in zip(weight_l, totals, strict=True):
         total_kk += weight * one.G_kk
     np.einsum("kk->k", total_kk)[:] += delta_k**-2.0
-    b_lk = np.array([one.b_k for one in totals])
+    given = _Given(totals, total_kk, delta_k, weight_l, np.arange(n_g)[:, None] == component_k)
     sse_l, rows_l = np.zeros(n_l), np.zeros(n_l)
     by_delta_lg, by_noise_ll = np.zeros((n_l, n_g)), np.zeros((n_l, n_l))
-    select_gk = (np.arange(n_g)[:, None] == component_k) / delta_k**2
-    for fold in folds:
-        A_kk = total_kk.copy(order="F")
-        for weight, one in zip(weight_l, fold, strict=True):
-            if one.n_rows:
-                A_kk -= weight * one.G_kk
-        rest_lk = b_lk - np.array([one.b_k for one in fold])
-        L_kk = cholesky(A_kk)
-        w_k = lapack.dpotrs(L_kk, weight_l @ rest_lk, lower=1)[0]
-        # dw = A^-1 (db - dA w): for log(a_l) it is -2 a_l^-2 A^-1 (b_l - G_l w), of the other
-        # folds' rows; for log(delta_g) it is 2 A^-1 (w / delta^2).
-        Gw_lk = np.array([_times(one, w_k) for one in fold])
-        all_lk = np.array([_times(one, w_k) for one in totals])
-        right_ks = np.vstack(
-            [-2.0 * weight_l[:, None] * (rest_lk - all_lk + Gw_lk), 2.0 * select_gk * w_k]
-        ).T
-        dw_ks = lapack.dpotrs(L_kk, np.asfortranarray(right_ks), lower=1)[0]
-        for k, one in enumerate(fold):
-            if not one.n_rows:
-                continue
-            rows_l[k] += one.n_rows
-            sse_l[k] += max(one.y_y - 2.0 * float(one.b_k @ w_k) + float(w_k @ Gw_lk[k]), 0.0)
-            change_s = 2.0 * (Gw_lk[k] - one.b_k) @ dw_ks
-            by_noise_ll[k] += change_s[:n_l]
-            by_delta_lg[k] += change_s[n_l:]
+    for fold, (sse, change_ls) in zip(
+        folds, side_by_side(functools.partial(_left_out, given), folds), strict=True
+    ):
+        rows_l += [one.n_rows for one in fold]
+        sse_l += sse
+        by_noise_ll += change_ls[:, :n_l]
+        by_delta_lg += change_ls[:, n_l:]
     rows_l = np.maximum(rows_l, 1.0)
     return FoldErrors(sse_l / rows_l, by_delta_lg / rows_l[:, None], by_noise_ll / rows_l[:, None])
 
 
+class _Given(NamedTuple):
+    """What all folds have in common."""
+
+    totals: Sequence[Gram]
+    total_kk: Float  # sum_l G_l / a_l^2 + D^-2
+    delta_k: Float
+    weight_l: Float  # a_l^-2
+    of_component_gk: np.ndarray  # whether a feature is of a component
+
+
+def _left_out(given: _Given, fold: Sequence[Gram]) -> tuple[Float, Float]:
+    """Squared errors on a fold by set of rows, and their derivatives by noise and amplitudes."""
+    totals, total_kk, delta_k, weight_l, of_component_gk = given
+    A_kk = total_kk.copy(order="F")
+    for weight, one in zip(weight_l, fold, strict=True):
+        if one.n_rows:
+            A_kk -= weight * one.G_kk
+    rest_lk = np.array([all_.b_k - one.b_k for all_, one in zip(totals, fold, strict=True)])
+    L_kk = cholesky(A_kk)
+    w_k = potrs(L_kk, np.asfortranarray((weight_l @ rest_lk)[:, None]))[:, 0]
+    # dw = A^-1 (db - dA w): for log(a_l) it is -2 a_l^-2 A^-1 (b_l - G_l w), of the other folds'
+    # rows; for log(delta_g) it is 2 A^-1 (w / delta^2).
+    Gw_lk = np.array([_times(one, w_k) for one in fold])
+    all_lk = np.array([_times(one, w_k) for one in totals])
+    by_noise_lk = -2.0 * weight_l[:, None] * (rest_lk - all_lk + Gw_lk)
+    by_delta_gk = 2.0 * of_component_gk * (w_k / delta_k**2)
+    dw_ks = potrs(L_kk, np.asfortranarray(np.vstack([by_noise_lk, by_delta_gk]).T))
+    sse_l, change_ls = np.zeros(len(fold)), np.zeros((len(fold), dw_ks.shape[1]))
+    for k, one in enumerate(fold):
+        if one.n_rows:
+            square = one.y_y - 2.0 * float(one.b_k @ w_k) + float(w_k @ Gw_lk[k])
+            sse_l[k] = max(square, 0.0)
+            change_ls[k] = 2.0 * (Gw_lk[k] - one.b_k) @ dw_ks
+    return sse_l, change_ls
+
+
 def _times(one: Gram, w_k: Float) -> Float:
-    if not one.n_rows:
-        return np.zeros(len(w_k))
-    return blas.dsymv(1.0, one.G_kk, w_k, lower=1)
+    return symv(one.G_kk, w_k) if one.n_rows else np.zeros(len(w_k))
 
 
 _PREFERENCE = 1e-3

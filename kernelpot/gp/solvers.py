@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
-from scipy.linalg import lapack
 
 from kernelpot.conventions import Float
-from kernelpot.gp.triangles import Triangle, absorb
+from kernelpot.gp.householder import absorb
+from kernelpot.gp.lapack import potrf
+from kernelpot.gp.triangles import Triangle
 from kernelpot.gp.whitening import Whitening
 
 __all__ = ["Posterior", "cholesky", "posterior", "whitened_rows"]
@@ -43,8 +44,8 @@ def cholesky(A_kk: Float) -> Float:
     size = float(diagonal.max(initial=1.0))
     for jitter in (0.0, 1e-14, 1e-12, 1e-10):
         diagonal += jitter * size
-        L_kk, failed = lapack.dpotrf(A_kk, lower=1, clean=0)
-        if not failed:
+        L_kk = A_kk.copy(order="F")
+        if not potrf(L_kk):
             return L_kk
     raise ValueError("the normal equations are singular: is a label NaN or infinite?")
 
@@ -133,12 +134,9 @@ def posterior(
     n_k = whitening.n_whitened
     delta_k = whitening.spread(delta_b)
     R = np.zeros((n_k + 1, n_k + 1), order="F")
+    np.fill_diagonal(R[:n_k, :n_k], 1.0 / delta_k)
     for triangle, factor in zip(triangles, noise, strict=True):
         R = absorb(R, whitened_rows(triangle, whitening, factor))
-    prior = np.zeros((n_k, n_k + 1), order="F")
-    np.fill_diagonal(prior, 1.0 / delta_k)
-    R = absorb(R, prior, triangular=True)
-    del prior
     R_kk = np.asfortranarray(R[:n_k, :n_k])
     w_k = scipy.linalg.solve_triangular(R_kk, R[:n_k, n_k], check_finite=False)
     n_rows = sum(triangle.n_rows for triangle in triangles)

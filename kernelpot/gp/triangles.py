@@ -9,16 +9,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import lapack
 
 from kernelpot.conventions import Float
+from kernelpot.gp.householder import absorb
 
 __all__ = [
     "N_BUFFER",
-    "PANEL",
     "RowReducer",
     "Triangle",
-    "absorb",
     "empty_triangle",
     "join_triangles",
 ]
@@ -26,8 +24,6 @@ __all__ = [
 
 N_BUFFER = 2048
 """Rows that are collected before they are reduced."""
-PANEL = 96
-"""Columns of a panel of the QR factorisation: narrower ones are memory-bound."""
 
 
 class Triangle(NamedTuple):
@@ -57,37 +53,6 @@ def empty_triangle(n_columns: int) -> Triangle:
     return Triangle(np.zeros((0, n_columns + 1)), 0, 0.0)
 
 
-def absorb(R: Float, rows: Float, *, triangular: bool = False) -> Float:
-    """Upper triangle of the QR factorisation of [R; rows], in place.
-
-    LAPACK's tpqrt leaves the zeros of R alone: 2 b n^2 flops for b rows of n columns, whatever
-    has been absorbed before.
-
-    Parameters
-    ----------
-    R : Float
-        Upper triangle, square, Fortran order; overwritten.
-    rows : Float
-        New rows, Fortran order; overwritten.
-    triangular : bool
-        Whether the rows are an upper trapezoid, whose zeros need no work.
-
-    Returns
-    -------
-    Float
-        The new triangle (the array that was given, where LAPACK could work in place).
-    """
-    if len(rows) == 0:
-        return R
-    n_panel = min(PANEL, len(R))
-    R, _, _, info = lapack.dtpqrt(
-        len(rows) if triangular else 0, n_panel, R, rows, overwrite_a=1, overwrite_b=1
-    )
-    if info != 0:
-        raise ValueError(f"LAPACK's tpqrt refused its argument {-info}: NaN or a wrong shape")
-    return R
-
-
 def join_triangles(one: Triangle, other: Triangle, *, overwrite: bool = False) -> Triangle:
     """The statistic of two sets of rows together.
 
@@ -107,25 +72,17 @@ def join_triangles(one: Triangle, other: Triangle, *, overwrite: bool = False) -
     """
     small, large = sorted((one, other), key=lambda triangle: len(triangle.R))
     n_rows, log_noise = one.n_rows + other.n_rows, one.log_noise + other.log_noise
-    n_columns = large.R.shape[1]
-    if len(small.R) + len(large.R) <= n_columns:
-        rows = np.asfortranarray(np.concatenate([large.R, small.R]))
-        return Triangle(_trapezoid(rows), n_rows, log_noise)
-    if overwrite and len(large.R) == n_columns and large.R.flags.f_contiguous:
-        R = large.R
-    else:
-        R = np.zeros((n_columns, n_columns), order="F")
-        R[: len(large.R)] = large.R
+    in_place = len(large.R) == large.R.shape[1]
+    R = large.R if overwrite or not in_place else large.R.copy(order="F")
     rows = small.R if overwrite else small.R.copy(order="F")
-    R = absorb(R, np.asfortranarray(rows), triangular=len(rows) == n_columns)
+    R = absorb(np.asfortranarray(R), np.asfortranarray(rows), triangular=True)
     return Triangle(_without_empty_rows(R), n_rows, log_noise)
 
 
 class RowReducer:
     """Collects rows in a buffer and absorbs them into a triangle whenever it is full.
 
-    Memory is one triangle and the buffer, whatever the number of rows; the buffer alone, for as
-    long as all rows fit into it and are fewer than the columns.
+    Memory is one triangle and the buffer, whatever the number of rows.
 
     Parameters
     ----------
@@ -137,10 +94,7 @@ class RowReducer:
 
     def __init__(self, triangle: Triangle, n_buffer: int = N_BUFFER):
         n_columns = triangle.R.shape[1]
-        self._R: Float | None = None
-        if len(triangle.R):
-            self._R = np.zeros((n_columns, n_columns), order="F")
-            self._R[: len(triangle.R)] = triangle.R
+        self._R = triangle.R.copy(order="F")
         self._buffer = np.empty((n_buffer, n_columns), order="F")
         self._n_waiting = 0
         self._n_rows = triangle.n_rows
@@ -173,11 +127,7 @@ class RowReducer:
             done += n
 
     def _flush(self) -> None:
-        n_columns = self._buffer.shape[1]
-        if self._R is None:
-            self._R = np.zeros((n_columns, n_columns), order="F")
-        rows = np.asfortranarray(self._buffer[: self._n_waiting])
-        self._R = absorb(self._R, rows)
+        self._R = absorb(self._R, self._buffer[: self._n_waiting])
         self._n_waiting = 0
 
     def finish(self) -> Triangle:
@@ -188,25 +138,8 @@ class RowReducer:
         Triangle
             The statistic of all rows.
         """
-        if self._R is None and self._n_waiting < self._buffer.shape[1]:
-            R = _trapezoid(np.asfortranarray(self._buffer[: self._n_waiting]))
-        else:
-            self._flush()
-            R = _without_empty_rows(self._R)
-        return Triangle(R, self._n_rows, self._log_noise)
-
-
-def _trapezoid(rows: Float) -> Float:
-    """Upper trapezoid of the QR factorisation of rows that are fewer than the columns.
-
-    Costs 2 b^2 n flops for b rows of n columns, where `absorb` would take 2 b n^2.
-    """
-    if len(rows) == 0:
-        return np.zeros_like(rows)
-    factor, _, _, info = lapack.dgeqrf(rows, overwrite_a=1)
-    if info != 0:
-        raise ValueError(f"LAPACK's geqrf refused its argument {-info}: NaN or a wrong shape")
-    return _without_empty_rows(np.triu(factor))
+        self._flush()
+        return Triangle(_without_empty_rows(self._R), self._n_rows, self._log_noise)
 
 
 def _without_empty_rows(R: Float) -> Float:
@@ -219,4 +152,4 @@ def _without_empty_rows(R: Float) -> Float:
     for column_r in R.T:
         np.maximum(size_r, np.abs(column_r), out=size_r)
     kept_r = size_r > 1e-15 * size_r.max(initial=0.0)
-    return R if kept_r.all() else R[kept_r]
+    return R if kept_r.all() else np.compress(kept_r, R.T, axis=1).T  # in Fortran order still
