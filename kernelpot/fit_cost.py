@@ -292,15 +292,24 @@ def _reduction_flops(
     reduction = joins = grams = 0.0
     for n in n_rows:
         mine = n / n_parts
-        # Few rows are reduced among themselves.
-        few = mine <= min(n_buffer, w)
-        reduction += n_parts * 2.0 * mine * (mine if few else w) * w
+        for first in np.arange(0.0, mine, n_buffer):
+            some = min(mine - first, float(n_buffer))
+            reduction += n_parts * _absorption_flops(first, some, w)
         kept = min(mine, w)
-        joins += (n_parts - 1.0) * (2.0 / 3.0 * w**3 if kept == w else 2.0 * kept * w**2)
-        if n < w:
-            joins = joins - (n_parts - 1.0) * 2.0 * kept * w**2 + 2.0 * n**2 * w * n_parts / 3.0
+        for k_part in range(1, n_parts):
+            joins += _absorption_flops(min(k_part * kept, w), kept, w, triangular=True)
         grams += n_parts * 2.0 * kept * k**2
     return reduction, joins, grams
+
+
+def _absorption_flops(before: float, rows: float, w: float, *, triangular: bool = False) -> float:
+    """Operations of a reduction of rows to a trapezoid of so many rows and w columns."""
+    done = min(before + rows, w)  # columns, after which nothing is left of the rows
+    if not triangular:
+        return 2.0 * rows * (2.0 * done * w - done**2)
+    rows = min(rows, done)
+    growing = 4.0 * (0.5 * w * rows**2 - rows**3 / 3.0)
+    return growing + 4.0 * rows * (w * (done - rows) - 0.5 * (done**2 - rows**2))
 
 
 def _share_with_derivatives(structures: Sequence[Structure]) -> float:
