@@ -70,7 +70,7 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
             arrays[f"mixing/{g}"] = bound.mixing
     rows = []
     for k, (label, triangle) in enumerate(fitted.triangles.items()):
-        arrays[f"triangles/{k}"] = triangle.R[_upper(*triangle.R.shape)]
+        arrays[f"triangles/{k}"] = _upper(triangle.R)
         rows.append(
             {
                 **label._asdict(),
@@ -146,8 +146,8 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
     triangles, noise = {}, {}
     for k, rows in enumerate(header["rows"]):
         label = LabelSet(rows["kind"], rows["source"])
-        R = np.zeros((rows["n_reduced"], shifts.n_columns + len(weights_m) + 1))
-        R[_upper(*R.shape)] = arrays[f"triangles/{k}"]
+        shape = (rows["n_reduced"], shifts.n_columns + len(weights_m) + 1)
+        R = _trapezoid(arrays[f"triangles/{k}"], *shape)
         triangles[label] = Triangle(R, rows["n"], rows["log_noise"])
         noise[label] = rows["noise"]
     repulsion = header["repulsion"]
@@ -210,6 +210,16 @@ def _bind(
     return shared_centres(bound if axes_z[0] is None else ProjectedDescriptor(bound, axes_z))
 
 
-def _upper(n_rows: int, n_columns: int) -> tuple[Float, Float]:
-    """Indices of the upper triangle of an array that may have fewer rows than columns."""
-    return np.triu_indices(n_rows, 0, n_columns)
+def _upper(R: Float) -> Float:
+    """Entries of an upper trapezoid, row by row."""
+    return np.concatenate([np.zeros(0), *(row[k:] for k, row in enumerate(R))])
+
+
+def _trapezoid(entries: Float, n_rows: int, n_columns: int) -> Float:
+    """The upper trapezoid of these entries."""
+    R = np.zeros((n_rows, n_columns))
+    place = 0
+    for k in range(n_rows):
+        R[k, k:] = entries[place : place + n_columns - k]
+        place += n_columns - k
+    return R
