@@ -34,7 +34,7 @@ CASES = {
             "soap": {"cutoff": 4.0, "n_max": 4, "l_max": 3},
             "n_environments": 60,
             "n_tangents": 16,
-            "memory": "0.65GB",
+            "memory": "0.7GB",
         },
     ),
     "ethanol-full": ("ethanol", 200, {}),

@@ -135,7 +135,7 @@ def _sparse_stages(shape: Shape, room: Room) -> dict[str, float]:
         longer = max(longer, min(mine, w) * w)
         joined = max(joined, 2.0 * min(n, w) * w if n - mine < w else 0.0)
         # Whitened rows, and those of a block on the way.
-        joined = max(joined, min(mine, w) * (k + 1.0) + BLOCK_ROWS * 2.0 * w + k**2)
+        joined = max(joined, min(mine, w) * (k + 1.0) + 2.0 * BLOCK_ROWS * n_threads() * w + k**2)
     # Rows that wait, are on their way or just taken, and those of structures of which labels are
     # missing; of each thread a block.
     n_side, largest = min(n_threads(), shape.n_batch), 3.0 * shape.n_largest
@@ -146,7 +146,7 @@ def _sparse_stages(shape: Shape, room: Room) -> dict[str, float]:
     at_once = 2.0 + 3.0 * min(n_threads(), shape.n_folds)
     search = totals + grams + (at_once if shape.n_folds else 2.0 * len(n_labels) + 5.0) * k**2
     widest = max([w - 1.0, *(min(n, w) for n in n_labels)])
-    solving = w**2 + widest * w + PANEL * w + 2.0 * BLOCK_ROWS * w
+    solving = w**2 + widest * w + PANEL * w + 2.0 * BLOCK_ROWS * n_threads() * w
     one_fit = kept + 8.0 * factors
     return {
         "whitening": kept + whitening,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from os import PathLike
 from typing import Any
 
@@ -13,6 +14,7 @@ from sklearn.base import BaseEstimator
 
 import kernelpot.model_file as model_file
 import kernelpot.training as training
+from kernelpot._machine import one_blas_thread
 from kernelpot.automatic import fit_automatically
 from kernelpot.conventions import Progress
 from kernelpot.descriptors.protocol import Descriptor
@@ -312,7 +314,9 @@ class KernelPotential(FittedPotential, BaseEstimator):
         """
         options = self._options()
         data = self._data(images, options, client)
-        fitted, doubts = fit_robustly(data, options, self.progress)
+        # BLAS would round differently on several threads; what divides is divided above it.
+        with one_blas_thread() if options.basis == "sparse" else nullcontext():
+            fitted, doubts = fit_robustly(data, options, self.progress)
         # Assigned last: an interrupted or failed fit leaves an earlier one as it was.
         descriptors = [one.descriptor for one in options.components]
         several = isinstance(self.descriptor, (list, tuple))
@@ -393,7 +397,8 @@ class KernelPotential(FittedPotential, BaseEstimator):
         if not hasattr(self, "fitted_"):
             return self.fit(images)
         structures = self._structures(images, labels="required")
-        fitted = training.update(self.fitted_, structures, self.progress)
+        with one_blas_thread():
+            fitted = training.update(self.fitted_, structures, self.progress)
         earlier = self.training_summary_
         self._adopt(fitted)
         options = self._options()

@@ -19,7 +19,9 @@ import numpy as np
 from scipy.linalg import blas, lapack
 from scipy.optimize import minimize
 
+from kernelpot._machine import side_by_side
 from kernelpot.conventions import Float, Int, as_float
+from kernelpot.gp.lapack import gemm
 from kernelpot.gp.solvers import cholesky, whitened_rows
 from kernelpot.gp.triangles import Triangle
 from kernelpot.gp.whitening import Whitening
@@ -35,6 +37,8 @@ __all__ = [
     "no_gram",
 ]
 
+_CHUNK = 192
+"""Columns of products that a thread computes at a time."""
 DELTA_RANGE = (1e-3, 1e4)
 """Bounds of a prior amplitude (eV): beyond them labels are not in eV."""
 
@@ -76,8 +80,16 @@ def gram(triangle: Triangle, whitening: Whitening) -> Gram:
     phi_rk, y_r = rows[:, :-1], rows[:, -1]
     n_k = whitening.n_whitened
     G_kk = np.zeros((n_k, n_k), order="F")
+
+    def fill(first: int) -> None:
+        columns = slice(first, min(first + _CHUNK, n_k))
+        gemm(
+            1.0, phi_rk[:, first:], phi_rk[:, columns], 0.0, G_kk[first:, columns], transposed=True
+        )
+        G_kk[columns, columns] = np.tril(G_kk[columns, columns])
+
     if len(rows):
-        G_kk = blas.dsyrk(1.0, phi_rk, trans=1, lower=1)
+        side_by_side(fill, range(0, n_k, _CHUNK))
     return Gram(G_kk, phi_rk.T @ y_r, float(y_r @ y_r), triangle.n_rows, triangle.log_noise)
 
 

@@ -113,7 +113,9 @@ def _more_than_rounding(rows: Float, R: Float) -> np.ndarray:
 
 def _move_up(R: Float) -> int:
     """Move empty rows to the end; how many are not."""
-    full_r = np.abs(R).max(axis=1) > 0.0
+    full_r = np.diagonal(R) != 0.0
+    for r in np.flatnonzero(~full_r):
+        full_r[r] = R[r].any()
     n_full = int(full_r.sum())
     if n_full < len(R):
         R[:n_full] = R[full_r]

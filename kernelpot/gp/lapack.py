@@ -16,7 +16,7 @@ from scipy.linalg import cython_blas, cython_lapack
 
 from kernelpot.conventions import Float
 
-__all__ = ["gemm", "potrf", "potrs", "symv", "tpqrt"]
+__all__ = ["gemm", "potrf", "potrs", "symv", "tpqrt", "trsm"]
 
 _name = ctypes.pythonapi.PyCapsule_GetName
 _name.restype, _name.argtypes = ctypes.c_char_p, [ctypes.py_object]
@@ -33,7 +33,7 @@ def _routine(module: Any, name: str) -> Any:
     return kind(_address(capsule, signature))
 
 
-_dgemm, _dsymv = (_routine(cython_blas, name) for name in ("dgemm", "dsymv"))
+_dgemm, _dsymv, _dtrsm = (_routine(cython_blas, name) for name in ("dgemm", "dsymv", "dtrsm"))
 _dpotrf, _dpotrs, _dtpqrt = (
     _routine(cython_lapack, name) for name in ("dpotrf", "dpotrs", "dtpqrt")
 )
@@ -177,3 +177,19 @@ def tpqrt(n_trapezoid: int, n_block: int, R: Float, rows: Float) -> Float:
         _at(rows), _leading(rows), _at(factors), _leading(factors), _at(work), ctypes.byref(info),
     )  # fmt: skip
     return factors
+
+
+def trsm(lower: Float, b: Float) -> None:
+    """Solve with a lower triangle, in place.
+
+    Parameters
+    ----------
+    lower : Float
+        What stands above its diagonal does not count.
+    b : Float
+        Right-hand sides, columns in Fortran order; overwritten.
+    """
+    _dtrsm(
+        _char(b"L"), _char(b"L"), _char(b"N"), _char(b"N"), _int(b.shape[0]), _int(b.shape[1]),
+        _double(1.0), _at(lower), _leading(lower), _at(b), _leading(b),
+    )  # fmt: skip

@@ -9,11 +9,13 @@ import numpy as np
 import scipy.linalg
 from scipy.linalg import lapack
 
+from kernelpot._machine import side_by_side
 from kernelpot.conventions import Float, Int, as_float, as_int
+from kernelpot.gp.lapack import trsm
 
 __all__ = ["BLOCK_ROWS", "Whitening", "WhiteningBlock", "whiten_blocks"]
 
-BLOCK_ROWS = 1024
+BLOCK_ROWS = 256
 """Rows that are whitened at once: enough for matrix products at full speed."""
 
 
@@ -63,13 +65,15 @@ class Whitening(NamedTuple):
         K_rm : Float
             Covariances with the raw variables.
         """
-        for first in range(0, len(K_rm), BLOCK_ROWS):
+
+        def solve(first: int) -> None:
             rows = slice(first, first + BLOCK_ROWS)
             for block in self.blocks:
                 some_rk = np.take(K_rm[rows], block.pivots_k, axis=1)
-                phi_rk[rows, block.columns] = scipy.linalg.solve_triangular(
-                    block.L_kk, some_rk.T, lower=True, overwrite_b=True, check_finite=False
-                ).T
+                trsm(block.L_kk, some_rk.T)
+                phi_rk[rows, block.columns] = some_rk
+
+        side_by_side(solve, range(0, len(K_rm), BLOCK_ROWS))
 
     def leading(self, n_columns: int, whole_b: Sequence[bool] | bool = False) -> Whitening:
         """The whitening of the first pivots of each block: a smaller model of its own.
