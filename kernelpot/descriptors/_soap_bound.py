@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernelpot._lanes import LANES
+from kernelpot._machine import one_blas_thread
 from kernelpot.conventions import Float, Int, System, as_float, as_int
 from kernelpot.descriptors import _soap_dscribe, _soap_gradients, _soap_numba, radial
 from kernelpot.descriptors import basis as radial_basis
@@ -26,6 +27,30 @@ class State(NamedTuple):
     c_bi: Float  # density coefficients of each centre: channel, lm, n
     x_bq: Float
     norm_b: Float
+
+
+def _radial_table(
+    basis: str, cutoff: float, n_max: int, l_max: int, sigma: float, reach: float, n_pad: int
+) -> radial_basis.RadialTable:
+    """Radial functions up to where a neighbour counts.
+
+    Model files hold none of it, so it has to be the same on any number of threads.
+    """
+    with one_blas_thread():
+        if basis == "gto":
+            alpha_ln, beta_lnk = _soap_dscribe.gto_basis(cutoff, n_max, l_max)
+
+            def functions(r_p: Float) -> Float:
+                return radial_basis.gto_functions(alpha_ln, beta_lnk, sigma, r_p)
+        else:
+            nodes_x, basis_nx = _soap_dscribe.polynomial_basis(cutoff, n_max)
+
+            def functions(r_p: Float) -> Float:
+                return radial_basis.polynomial_functions(
+                    nodes_x, basis_nx, cutoff, sigma, l_max, r_p
+                )
+
+        return radial_basis.tabulate(functions, reach, n_pad)
 
 
 class BoundSoap:
@@ -119,22 +144,9 @@ class BoundSoap:
         if w0 is None:
             w0 = self._weights(np.zeros(1))[0][0]
 
-        if basis == "gto":
-            alpha_ln, beta_lnk = _soap_dscribe.gto_basis(cutoff, n_max, l_max)
-
-            def functions(r_p: Float) -> Float:
-                return radial_basis.gto_functions(alpha_ln, beta_lnk, sigma, r_p)
-        else:
-            nodes_x, basis_nx = _soap_dscribe.polynomial_basis(cutoff, n_max)
-
-            def functions(r_p: Float) -> Float:
-                return radial_basis.polynomial_functions(
-                    nodes_x, basis_nx, cutoff, sigma, l_max, r_p
-                )
-
         row = 32 // np.dtype(dtype).itemsize  # a register: see ``_lanes``
         n_pad = -(-n_max // row) * row
-        table = radial_basis.tabulate(functions, self.cutoff, n_pad)
+        table = _radial_table(basis, cutoff, n_max, l_max, sigma, self.cutoff, n_pad)
         n_nodes, values_tkdj = len(table.values), table.values[None]
         group_z, n_channels, blocks, sizes = _layout(compression, len(species), n_max, l_max)
         channel_g = np.unique(group_z)
