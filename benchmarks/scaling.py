@@ -34,8 +34,8 @@ from kernelpot.data_checks import check_energy_scale
 from kernelpot.data_files import find_frames, read_frames
 from kernelpot.data_outlines import joined_hash, outlines_of
 from kernelpot.distributed import block_sizes
+from kernelpot.folds import folds_of
 from kernelpot.gp.triangles import RowReducer, empty_triangle, join_triangles
-from kernelpot.hyperparameters import folds_of
 from kernelpot.label_rows import label_rows
 from kernelpot.prediction import evaluate_structure
 from kernelpot.selection import choose_sample
@@ -138,7 +138,7 @@ def measure_rates(path, model, n):
         isolated = isolated_atoms(outlines, 5.0)
         choose_sample(outlines, isolated, options.selection_sample, 0)
         fit_composition(outlines, 5.0)
-        folds_of(outlines, set(isolated), options)
+        folds_of(outlines, isolated, options.random_state)
         joined_hash(one.key for one in outlines)
 
     client_s, _ = seconds(client)
