@@ -34,8 +34,10 @@ from kernelpot.data_checks import check_energy_scale
 from kernelpot.data_files import find_frames, read_frames
 from kernelpot.data_outlines import joined_hash, outlines_of
 from kernelpot.distributed import block_sizes
+from kernelpot.fit_cost import absorption_flops
 from kernelpot.folds import folds_of
 from kernelpot.gp.triangles import RowReducer, empty_triangle, join_triangles
+from kernelpot.hyperparameters import COARSE
 from kernelpot.label_rows import label_rows
 from kernelpot.prediction import evaluate_structure
 from kernelpot.selection import choose_sample
@@ -43,7 +45,8 @@ from kernelpot.terms.composition import fit_composition, isolated_atoms
 from kernelpot.terms.repulsion import closest_distances
 from kernelpot.workers import alone
 
-PARTS = 5
+FOLDS = 10
+"""Of structures and of systems."""
 LARGE = 1500
 """Columns of the triangles from which the rates of large models are taken."""
 COARSE_EVALUATIONS = 40
@@ -155,15 +158,16 @@ def measure_rates(path, model, n):
 
 def join_seconds(rows, m, reduce, join):
     """Of two triangles, or trapezoids of fewer rows than columns."""
-    return 2.0 / 3.0 * m**3 / join if rows >= m else 2.0 * rows * m**2 / reduce
+    flops = absorption_flops(min(rows, m), min(rows, m), m, triangular=True)
+    return flops / (join if rows >= m else reduce)
 
 
-def predict(rates, task_s, n_structures, labels_k, m, n_blocks, *, large=False):
+def predict(rates, task_s, n_structures, labels_k, m, n_blocks, n_parts, *, large=False):
     """Core-seconds of the workers by stage; labels_k: per structure, of each kind."""
     reduce = rates.reduce_large if large else rates.reduce
     join = rates.join_large if large else rates.join
     labels = sum(labels_k) * n_structures
-    n_leaves = n_blocks * PARTS
+    n_leaves = n_blocks * n_parts
     depth = math.ceil(math.log2(n_leaves))
     by_level = [
         sum(
@@ -180,8 +184,13 @@ def predict(rates, task_s, n_structures, labels_k, m, n_blocks, *, large=False):
         "read": rates.read * n_structures,
         "distances": rates.distances * n_structures,
         "rows": rates.rows * labels * m,
-        "reduction": 2.0 * labels * m**2 / reduce,
+        "reduction": n_leaves
+        * sum(absorption_flops(0.0, k * n_structures / n_leaves, m) for k in labels_k)
+        / reduce,
         "joins": joins,
+        "products": n_parts
+        * sum(2.0 * min(k * n_structures / n_parts, m) * min(m, COARSE) ** 2 for k in labels_k)
+        / rates.reduce_large,
         "errors": rates.predict * n_structures,
         "Dask": task_s * n_tasks,
     }, by_level
@@ -210,20 +219,20 @@ def task_seconds(client, n=300):
     return (worker_seconds(client) - before) / n, (time.process_time() - mine) / n
 
 
-def extrapolate(rates, task_s, labels_k, args):
+def extrapolate(rates, task_s, labels_k, n_parts, args):
     """Print what 10^6 structures would take."""
     n, m, n_cores = 10**6, args.columns, args.nodes * args.cores
     n_blocks = math.ceil(n * sum(labels_k) / (10 * m))
-    stages, by_level = predict(rates, task_s[0], n, labels_k, m, n_blocks, large=True)
+    stages, by_level = predict(rates, task_s[0], n, labels_k, m, n_blocks, n_parts, large=True)
     triangles = 8.0 * m**2 * sum(k > 0 for k in labels_k)
     # What cannot be shared out: as many levels as it takes to come from all cores to one.
     last = by_level[-math.ceil(math.log2(n_cores)) :]
     # Whitening and posterior take some 10 m^3 operations.
-    search = COARSE_EVALUATIONS * PARTS * 0.4 * LARGE**3
+    search = COARSE_EVALUATIONS * FOLDS * COARSE**3 / 3.0
     alone_s = {
         f"last joins ({len(last)} levels)": sum(last) + len(last) * triangles / args.network,
         "client: outlines": rates.outline * n,
-        "client: tasks": task_s[1] * (7 * n_blocks + 2 * n_blocks * PARTS),
+        "client: tasks": task_s[1] * (7 * n_blocks + 2 * n_blocks * n_parts),
         "client: algebra": (10.0 * m**3 + search) / rates.reduce_large,
     }
     print(f"\n10^6 structures, {m} columns, {args.nodes} nodes of {args.cores} cores:")
@@ -307,14 +316,15 @@ def main():
             mine, wall = time.process_time() - mine, time.time() - wall
             measured -= idle * wall
             n_blocks = len(block_sizes(n_atoms_s[:n], options))
-            stages, _ = predict(rates, task_s[0], n, labels_k, m, n_blocks)
+            n_parts = len(folds_of(structures[:n], isolated_atoms(structures[:n], 5.0), 0).parts)
+            stages, _ = predict(rates, task_s[0], n, labels_k, m, n_blocks, n_parts)
             total = sum(stages.values())
             result["runs"].append(
                 {"n": n, "predicted": stages, "measured": measured, "client": mine, "s": wall}
             )
             print(f"{n:>10} {total:>10.1f} {measured:>10.1f} {measured / total:>6.2f} "
                   f"{mine:>8.1f} {wall:>8.1f}")  # fmt: skip
-    result["extrapolated"] = extrapolate(rates, task_s, labels_k, args)
+    result["extrapolated"] = extrapolate(rates, task_s, labels_k, n_parts, args)
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))
 

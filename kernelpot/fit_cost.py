@@ -294,16 +294,33 @@ def _reduction_flops(
         mine = n / n_parts
         for first in np.arange(0.0, mine, n_buffer):
             some = min(mine - first, float(n_buffer))
-            reduction += n_parts * _absorption_flops(first, some, w)
+            reduction += n_parts * absorption_flops(first, some, w)
         kept = min(mine, w)
         for k_part in range(1, n_parts):
-            joins += _absorption_flops(min(k_part * kept, w), kept, w, triangular=True)
+            joins += absorption_flops(min(k_part * kept, w), kept, w, triangular=True)
         grams += n_parts * 2.0 * kept * k**2
     return reduction, joins, grams
 
 
-def _absorption_flops(before: float, rows: float, w: float, *, triangular: bool = False) -> float:
-    """Operations of a reduction of rows to a trapezoid of so many rows and w columns."""
+def absorption_flops(before: float, rows: float, w: float, *, triangular: bool = False) -> float:
+    """Operations of the reduction of rows to a trapezoid.
+
+    Parameters
+    ----------
+    before : float
+        Rows of the trapezoid.
+    rows : float
+        New ones.
+    w : float
+        Columns.
+    triangular : bool
+        Whether the new rows are a trapezoid, too.
+
+    Returns
+    -------
+    float
+        Floating-point operations.
+    """
     done = min(before + rows, w)  # columns, after which nothing is left of the rows
     if not triangular:
         return 2.0 * rows * (2.0 * done * w - done**2)
