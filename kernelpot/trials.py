@@ -14,7 +14,7 @@ from kernelpot.neighbours import find_pairs
 from kernelpot.prediction import time_predictions
 from kernelpot.race import Runner, Trial, score
 
-__all__ = ["HEATS", "Make", "quiet", "runner"]
+__all__ = ["HEATS", "Make", "runner"]
 
 log = logging.getLogger("kernelpot")
 
@@ -26,14 +26,8 @@ HEATS = ({"n_environments": 40, "n_tangents": 10}, {"n_environments": 100, "n_ta
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Silence: what a trial finds odd, the final fit will say.
-
-    Yields
-    ------
-    None
-        Nothing.
-    """
+def _quiet() -> Iterator[None]:
+    """Silence: what a trial finds odd, the final fit will say."""
     level = log.level
     log.setLevel(logging.ERROR)
     try:
@@ -64,7 +58,7 @@ def runner(make: Make, images: Sequence[Any], structures: Sequence[Structure]) -
         sizes = HEATS[heat] if settings["basis"] == "sparse" else {}
         part = [structures[s] for s in indices]
         started = time.perf_counter()
-        with quiet():
+        with _quiet():
             model = make({**settings, **sizes}).fit([images[s] for s in indices])
         seconds = time.perf_counter() - started
         errors, unknown = model.leave_out_errors_, model.leave_systems_out_errors_
