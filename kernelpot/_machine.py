@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as futures_wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -135,6 +136,8 @@ def side_by_side(function: Callable[[Item], Result], items: Sequence[Item]) -> l
     list[Result]
         In the order of the items.
     """
+    if getattr(_here, "in_pool", False):  # BLAS is kept to one thread already
+        return [function(item) for item in items]
     with one_blas_thread():
         if len(items) < 2:  # it may divide its own work
             return [function(item) for item in items]
@@ -222,8 +225,9 @@ def ahead(
             while waiting:
                 yield _taken(function, waiting)
         finally:
-            for one in waiting:
-                one.future.cancel()
+            # What runs ends before BLAS has its threads again.
+            running = [one.future for one in waiting if not one.future.cancel()]
+            futures_wait(running)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,8 +19,6 @@ from kernelpot.trials import HEATS
 from kernelpot.variations import Step, apply, variations
 
 __all__ = ["learn_species"]
-
-log = logging.getLogger("kernelpot")
 
 _N_ATOMS = (1500.0, 8000.0)
 """Least and most atoms of the structures of a trial: what is best with few of them prefers species

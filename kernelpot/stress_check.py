@@ -52,7 +52,7 @@ def check_stress(
     A_kk = sum(one.G_kk / noise[label] ** 2 for label, one in others.items())
     b_k = sum(one.b_k / noise[label] ** 2 for label, one in others.items())
     np.einsum("kk->k", A_kk)[:] += whitening.spread(delta_b) ** -2.0
-    w_k = potrs(cholesky(A_kk), np.asfortranarray(b_k[:, None]))[:, 0]
+    w_k = potrs(cholesky(A_kk), b_k)
     weights_m = whitening.raw_weights(w_k)
     # A fit that does not even explain its own forces has no say about stresses.
     predicted, label = _stacked(forces, weights_m)

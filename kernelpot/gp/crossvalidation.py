@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import lapack
 from scipy.optimize import minimize
 
 from kernelpot._machine import side_by_side
@@ -104,7 +103,7 @@ def _left_out(given: _Given, fold: Sequence[Gram]) -> tuple[Float, Float]:
             A_kk -= weight * one.G_kk
     rest_lk = np.array([all_.b_k - one.b_k for all_, one in zip(totals, fold, strict=True)])
     L_kk = cholesky(A_kk)
-    w_k = potrs(L_kk, np.asfortranarray((weight_l @ rest_lk)[:, None]))[:, 0]
+    w_k = potrs(L_kk, weight_l @ rest_lk)
     # dw = A^-1 (db - dA w): for log(a_l) it is -2 a_l^-2 A^-1 (b_l - G_l w), of the other folds'
     # rows; for log(delta_g) it is 2 A^-1 (w / delta^2).
     Gw_lk = np.array([_times(one, w_k) for one in fold])
@@ -236,5 +235,5 @@ def _quadratic(grams: Sequence[Gram], component_k: Int, delta: Float, noise: Flo
     A_kk = sum(one.G_kk / a**2 for one, a in zip(grams, noise, strict=True))
     b_k = sum(one.b_k / a**2 for one, a in zip(grams, noise, strict=True))
     np.einsum("kk->k", A_kk)[:] += delta_k**-2.0
-    w_k = lapack.dpotrs(cholesky(np.asfortranarray(A_kk)), b_k, lower=1)[0]
+    w_k = potrs(cholesky(np.asfortranarray(A_kk)), b_k.copy())
     return float(sum(one.y_y / a**2 for one, a in zip(grams, noise, strict=True)) - b_k @ w_k)

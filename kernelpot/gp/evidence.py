@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import blas, lapack
+from scipy.linalg import lapack
 from scipy.optimize import minimize
 
 from kernelpot._machine import side_by_side
 from kernelpot.conventions import Float, Int, as_float
-from kernelpot.gp.lapack import gemm
+from kernelpot.gp.lapack import gemm, potrs, symv
 from kernelpot.gp.solvers import cholesky, whitened_rows
 from kernelpot.gp.triangles import Triangle
 from kernelpot.gp.whitening import Whitening
@@ -165,7 +165,7 @@ def log_evidence(
     np.einsum("kk->k", A_kk)[:] += delta_k**-2.0
     L_kk = cholesky(A_kk)
     log_det = 2.0 * float(np.sum(np.log(np.diag(L_kk)) + np.log(delta_k)))
-    w_k = lapack.dpotrs(L_kk, b_k, lower=1)[0]
+    w_k = potrs(L_kk, b_k.copy())
     S_kk, _ = lapack.dpotri(L_kk, lower=1, overwrite_c=1)
     S_diagonal = np.diag(S_kk)
     shrunk_k = (w_k**2 + S_diagonal) / delta_k**2
@@ -180,7 +180,7 @@ def log_evidence(
         trace = 2.0 * float(S_kk.ravel("K") @ one.G_kk.ravel("K")) - float(
             S_diagonal @ np.diag(one.G_kk)
         )
-        Gw_k = blas.dsymv(1.0, one.G_kk, w_k, lower=1)
+        Gw_k = symv(one.G_kk, w_k)
         residual = max(one.y_y - 2.0 * float(one.b_k @ w_k) + float(w_k @ Gw_k), 0.0)
         by_noise_l[k] = weight * (residual + trace) - one.n_rows
         value += weight * residual + 2.0 * one.log_noise - one.n_rows * math.log(weight)

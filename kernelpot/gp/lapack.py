@@ -133,17 +133,17 @@ def potrs(factor: Float, b: Float) -> Float:
     factor : Float
         From `potrf`.
     b : Float
-        Right-hand sides, columns in Fortran order; overwritten.
+        Right-hand sides, columns in Fortran order, or a contiguous one; overwritten.
 
     Returns
     -------
     Float
         The solutions, in the same place.
     """
-    info = ctypes.c_int(0)
+    info, columns = ctypes.c_int(0), b if b.ndim == 2 else b[:, None]
     _dpotrs(
-        _char(b"L"), _int(len(factor)), _int(b.shape[1]), _at(factor), _leading(factor),
-        _at(b), _leading(b), ctypes.byref(info),
+        _char(b"L"), _int(len(factor)), _int(columns.shape[1]), _at(factor), _leading(factor),
+        _at(columns), _leading(columns), ctypes.byref(info),
     )  # fmt: skip
     return b
 
