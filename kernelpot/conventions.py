@@ -45,6 +45,9 @@ VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 LABEL_KINDS = ("energy", "forces", "stress")
 """Kinds of labels, in the order of their rows."""
 
+OBSERVABLES = ("energy", "forces", "stress", "energies")
+"""Kinds of predicted numbers."""
+
 
 class LabelSet(NamedTuple):
     """Labels of one kind from one source (``info["source"]``): they share a noise level."""
@@ -139,14 +142,50 @@ def voigt_from_tensor(tensor_cd: Float) -> Float:
     return np.stack([0.5 * (tensor_cd[..., c, d] + tensor_cd[..., d, c]) for c, d in VOIGT], -1)
 
 
+class Covariance(NamedTuple):
+    """Posterior covariances of predicted numbers: of any two of them.
+
+    Structure by structure, and of each the kinds that were asked for, in the order given; stresses
+    of structures that have none are left out.
+    """
+
+    matrix: Float  # (n, n); eV, eV/angstrom and eV/angstrom^3, times each other
+    kind_r: NDArray[np.str_]  # "energy", "energies", "forces" or "stress", (n,)
+    structure_r: Int  # place of the structure in the list, (n,)
+    place_r: Int  # atom, 3 atom + component, or Voigt component; 0 for the energy, (n,)
+
+    def std(self, weights_r: ArrayLike) -> float:
+        """Standard deviation of a weighted sum of the numbers.
+
+        Parameters
+        ----------
+        weights_r : ArrayLike
+            Shape (n,); (-1, 1) for the difference of two energies.
+
+        Returns
+        -------
+        float
+            In the units of the sum.
+        """
+        weights_r = as_float(weights_r)
+        return float(np.sqrt(max(weights_r @ self.matrix @ weights_r, 0.0)))
+
+
 class Prediction(NamedTuple):
-    """What a model says of a list of structures; an entry is None where it was not asked for."""
+    """What a model says of a list of structures; an entry is None where it was not asked for.
+
+    Standard deviations are of what more data would tell; labels have their noise on top.
+    """
 
     energy: Float  # (n_structures,), eV
     forces: list[Float]  # one (n_atoms, 3) per structure, eV/angstrom
     stress: Float  # (n_structures, 6), eV/angstrom^3, NaN where the cell is not 3D periodic
     energies: list[Float]  # one (n_atoms,) per structure, eV
-    energy_std: Float | None = None  # (n_structures,), eV
+    energy_std: Float | None = None  # as energy
+    forces_std: list[Float] | None = None  # as forces
+    stress_std: Float | None = None  # as stress
+    energies_std: list[Float] | None = None  # as energies
+    cov: Covariance | None = None
 
 
 Settings = dict[str, Any]

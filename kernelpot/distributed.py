@@ -25,18 +25,16 @@ from kernelpot.data_labels import Seen
 from kernelpot.data_outlines import outlines_of
 from kernelpot.data_records import LabelKeys, Noise, Outline
 from kernelpot.options import Options
-from kernelpot.workers import Workers, alone
+from kernelpot.workers import LEAST_SHARES, Workers, alone, shares
 
-__all__ = ["Files", "block_sizes", "connect", "paths_of", "read_by_workers", "scattered"]
+__all__ = ["Files", "blocks_of", "connect", "paths_of", "read_by_workers", "scattered"]
 
 Files = str | PathLike[str] | Sequence[str | PathLike[str]]
 """Paths of files of structures, each with frames where not all are meant: "train.xyz@::10"."""
 
 _ROWS_PER_COLUMN = 10
-"""Rows of a block for each column of a triangle: two in each of five folds. To reduce them takes
-4 n^3 operations for n columns, to join the triangle with another 2/3 n^3."""
-_LEAST_BLOCKS = 16
-"""So many where there are few rows, so that some workers have something to do."""
+"""Rows of a block for each column of a triangle: as many as are reduced at a time in each of five
+parts."""
 _READ_AGAIN = 2
 """How often a file that could not be read is tried again: file systems of clusters have moods."""
 
@@ -100,7 +98,7 @@ def paths_of(images: Iterable[Atoms] | Files) -> list[str]:
     return [str(Path(fspath(one)).absolute()) for one in images]
 
 
-def block_sizes(n_atoms_s: Int, options: Options) -> Int:
+def blocks_of(n_atoms_s: Int, options: Options) -> list[Int]:
     """Share out structures to blocks of about equal numbers of rows.
 
     Parameters
@@ -112,8 +110,8 @@ def block_sizes(n_atoms_s: Int, options: Options) -> Int:
 
     Returns
     -------
-    Int
-        Structures of each block, in their order; independent of the number of workers.
+    list[Int]
+        Places of the structures of each block; independent of the number of workers.
     """
     n_columns = 0
     for one in options.components:
@@ -122,14 +120,7 @@ def block_sizes(n_atoms_s: Int, options: Options) -> Int:
             1 + one.n_tangents
         )
     rows_s = 3 * np.asarray(n_atoms_s) + 7
-    largest = max(1.0, min(_ROWS_PER_COLUMN * n_columns, rows_s.sum() / _LEAST_BLOCKS))
-    block_s = ((np.cumsum(rows_s) - 0.5 * rows_s) / largest).astype(np.intp)
-    return as_int(np.unique(block_s, return_counts=True)[1])
-
-
-def _blocks(sizes: Int) -> list[Int]:
-    """Indices of the structures of each block."""
-    return np.split(np.arange(sizes.sum()), np.cumsum(sizes)[:-1])
+    return shares(rows_s, min(_ROWS_PER_COLUMN * n_columns, rows_s.sum() / LEAST_SHARES))
 
 
 def scattered(client: Any, structures: Sequence[Structure], options: Options) -> Workers:
@@ -149,13 +140,13 @@ def scattered(client: Any, structures: Sequence[Structure], options: Options) ->
     Workers
         What is lost with a worker is sent again.
     """
-    sizes = block_sizes(as_int([s.n_atoms for s in structures]), options)
-    blocks = [[structures[s] for s in mine] for mine in _blocks(sizes)]
+    places = blocks_of(as_int([s.n_atoms for s in structures]), options)
+    blocks = [[structures[s] for s in mine] for mine in places]
 
     def send(wanted: Sequence[int]) -> list[Any]:
         return client.scatter([blocks[b] for b in wanted], direct=True, hash=False)
 
-    return Workers(client, send, sizes, outlines_of(structures))
+    return Workers(client, send, [len(mine) for mine in places], outlines_of(structures))
 
 
 def read_by_workers(
@@ -208,9 +199,9 @@ def read_by_workers(
     }
     file_s = np.repeat(np.arange(len(indexed)), [len(one.n_atoms_s) for one in indexed])
     place_s = np.concatenate([np.arange(len(one.n_atoms_s)) for one in indexed])
-    sizes = block_sizes(np.concatenate([one.n_atoms_s for one in indexed]), options)
+    places = blocks_of(np.concatenate([one.n_atoms_s for one in indexed]), options)
     both = []
-    for b, mine in enumerate(_blocks(sizes)):
+    for b, mine in enumerate(places):
         parts = [
             (whole[f], place_b) if f in whole else (indexed[f].some(place_b), None)
             for f in np.unique(file_s[mine])
@@ -221,6 +212,7 @@ def read_by_workers(
     seen = [submit("seen", b, operator.itemgetter(1), one) for b, one in enumerate(both)]
     del both, whole
 
+    sizes = [len(mine) for mine in places]
     workers = Workers(client, lambda wanted: [blocks[b] for b in wanted], sizes, [])
     found = workers.each("reading", _outline_block, tell=tell)
     require_labels(

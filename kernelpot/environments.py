@@ -22,7 +22,7 @@ from kernelpot.targets import to_learn
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
-__all__ = ["Chunk", "chunks_of", "jacobian_bytes"]
+__all__ = ["Chunk", "add_environments", "chunks_of", "jacobian_bytes"]
 
 _CHUNK = 4
 """Structures of equal composition that are treated at once."""
@@ -149,7 +149,7 @@ def _chunk(
         for z in range(len(sizes)):
             centres_b = as_int(np.flatnonzero(block_n == z))
             if len(centres_b):
-                _environments(bound, system, centres_b, strained, x_z[z][k], J_z[z][k])
+                add_environments(bound, system, centres_b, strained, x_z[z][k], J_z[z][k])
         energy, forces_r, stress_v = to_learn(structure, system.pairs, baseline, repulsion)
         # Generalised derivatives: forces are minus those by positions, stress is that by strain
         # over the volume; energies are learned per atom, as their noise is given.
@@ -173,7 +173,7 @@ def _chunk(
     return chunk
 
 
-def _environments(
+def add_environments(
     bound: BoundDescriptor,
     system: System,
     centres_b: Int,
@@ -181,7 +181,23 @@ def _environments(
     x_bq: Float,
     J_gbq: Float,
 ) -> None:
-    """Features, and derivatives by all positions of the structure and by strain."""
+    """Features, and derivatives by all positions of the structure and by strain.
+
+    Parameters
+    ----------
+    bound : BoundDescriptor
+        Gives features and Jacobians.
+    system : System
+        Species and pairs of the structure.
+    centres_b : Int
+        Atoms to describe.
+    strained : bool
+        Whether the last six coordinates are strains.
+    x_bq : Float
+        Receives the features.
+    J_gbq : Float
+        Receives derivatives by each coordinate; zero before.
+    """
     pairs = system.pairs
     n_q = x_bq.shape[1]
     whole_bq, whole_pcq = bound.jacobian(system, centres_b)

@@ -81,7 +81,8 @@ class Estimate(NamedTuple):
     sample: Sample
     rates: Rates
     pair: float  # seconds for the covariance of two structures, in the full basis
-    there: float  # bytes of the process before
+    there: float  # bytes of the process, as a fit counts them when it keeps to its budget
+    loaded: float  # bytes of the process after the look: compiled code and buffers, no arrays
     checks: float  # seconds for the checks of the structures
 
     def cost(self, n_environments: int | None = None) -> FitCost:
@@ -112,7 +113,7 @@ class Estimate(NamedTuple):
         work = {"checks": (self.checks, 0.0)}
         work |= (_full if shape.full else _sparse)(self, shape, room, options)
         costs = tuple(
-            StageCost(name, seconds, flops, self.there + memory.get(name, 0.0))
+            StageCost(name, seconds, flops, self.loaded + memory.get(name, 0.0))
             for name, (seconds, flops) in work.items()
         )
         return FitCost(costs, shape, room, budget, refused)
@@ -148,7 +149,8 @@ def estimate(
     shape = shape_of(structures, options, bound_g)
     rates = measure_rates(clock, shape.n_columns, max(one.widths[0] for one in shape.processes))
     pair = _time_pair(structures, bound_g[0], options, clock) if shape.full else 0.0
-    return Estimate(structures, options, tuple(bound_g), sample, rates, pair, there, checks)
+    loaded = resident_memory()
+    return Estimate(structures, options, tuple(bound_g), sample, rates, pair, there, loaded, checks)
 
 
 def _with_tangents_seen(shape: Shape, timings: Sequence[Timing]) -> Shape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from os import PathLike
 from typing import Any
 
@@ -21,8 +21,15 @@ from kernelpot.evidence_bound import evidence_bound
 from kernelpot.fitted import Fitted
 from kernelpot.leave_out import leave_one_out
 from kernelpot.model_state import State, pack
-from kernelpot.prediction import Predictor, energy_std_of, evaluate_structure, predictor_of
+from kernelpot.prediction import (
+    Predictor,
+    covariance_of,
+    deviations_of,
+    evaluate_structure,
+    predictor_of,
+)
 from kernelpot.summary import noise_in_use, r_squared
+from kernelpot.variances import check_kinds
 
 __all__ = ["FittedPotential"]
 
@@ -43,21 +50,32 @@ class FittedPotential:
         """Labels far from what the others say, the worst first, with their weights in the fit."""
         return tuple(Doubt(**doubt) for doubt in self.training_summary_.get("doubts", ()))
 
-    def predict(self, images: Iterable[Atoms], return_std: bool = False) -> Prediction:
+    def predict(
+        self,
+        images: Iterable[Atoms],
+        return_std: bool | str | Collection[str] = False,
+        return_cov: bool | str | Collection[str] = False,
+    ) -> Prediction:
         """Energies, forces and stresses of structures; labels they carry are not looked at.
 
         Parameters
         ----------
         images : Iterable[Atoms]
             Structures of species that the model knows.
-        return_std : bool
-            Whether the posterior standard deviation of the energies is wanted.
+        return_std : bool | str | Collection[str]
+            Whether posterior standard deviations are wanted; or of which of "energy", "forces",
+            "stress" and "energies" (those of atoms).
+        return_cov : bool | str | Collection[str]
+            Likewise for posterior covariances of any two numbers of all structures: of energies
+            for a difference of energies, say, whose variance is not the sum of theirs. Takes the
+            square of the memory that the predicted numbers do, and derivatives of all features.
 
         Returns
         -------
         Prediction
             ``energy`` (n,), ``forces`` list of (n_atoms, 3), ``stress`` (n, 6), ``energies`` list
-            of (n_atoms,), ``energy_std`` (n,) or None.
+            of (n_atoms,); ``energy_std``, ``forces_std``, ``stress_std`` and ``energies_std`` of
+            the same shapes, or None; ``cov``, or None.
 
         Raises
         ------
@@ -65,17 +83,22 @@ class FittedPotential:
             If a structure is not valid or has an unknown species; the message names it.
         """
         check_is_fitted(self, "fitted_")
+        kinds, joint = check_kinds(return_std, "return_std"), check_kinds(return_cov, "return_cov")
         structures = self._structures(images, labels="ignore")
         results = side_by_side(self._evaluate, structures)
-        std_s = None
-        if return_std:
-            std_s = np.array([energy_std_of(self.predictor_, one) for one in structures])
+        std_s = [deviations_of(self.predictor_, one, kinds) for one in structures if kinds]
+        std: dict[str, Any] = {f"{kind}_std": [of[kind] for of in std_s] for kind in kinds}
+        if "energy" in kinds:
+            std["energy_std"] = np.array(std["energy_std"]).reshape(-1)
+        if "stress" in kinds:
+            std["stress_std"] = np.array(std["stress_std"]).reshape(-1, 6)
         return Prediction(
             energy=np.array([r[0] for r in results]),
             forces=[r[1] for r in results],
             stress=np.array([r[2] for r in results]),
             energies=[r[3] for r in results],
-            energy_std=std_s,
+            cov=covariance_of(self.predictor_, structures, joint) if joint else None,
+            **std,
         )
 
     def score(self, images: Iterable[Atoms], y: None = None) -> float:

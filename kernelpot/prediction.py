@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from ase.data import chemical_symbols
 
 from kernelpot._machine import n_threads, side_by_side
 from kernelpot.collapsed import Collapsed, collapse, single
-from kernelpot.conventions import Float, Int, Pairs, System, as_int, voigt_from_tensor
+from kernelpot.conventions import Covariance, Float, Int, Pairs, System, as_int, voigt_from_tensor
 from kernelpot.data import Structure
 from kernelpot.descriptors.projected import projection_pays
 from kernelpot.descriptors.protocol import BoundDescriptor
@@ -23,9 +23,10 @@ from kernelpot.descriptors.protocol import single as single_descriptor
 from kernelpot.fitted import Fitted, predictive
 from kernelpot.gp.solvers import Posterior
 from kernelpot.neighbours import find_pairs, within
-from kernelpot.rows import Component, centre_blocks, collect, prior_variance, structure_rows
+from kernelpot.rows import Component, centre_blocks, collect
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
+from kernelpot.variances import Process, covariance, standard_deviations
 
 _BLOCK = 256
 """Centres per pass: large enough for BLAS-3, small enough for the second-level cache."""
@@ -104,7 +105,7 @@ class Predictor:
         self._components = tuple(components)
         self._delta_g = tuple(delta_g)
         self._solve = posterior
-        self._posterior: Posterior | None = None
+        self._process: Process | None = None
         self._baseline = baseline
         self._repulsion = repulsion
         groups = [(group, c.zeta) for c in components for group in c.inducing]
@@ -264,8 +265,22 @@ class Predictor:
                 gradient_pc[index_p] += near_pc
         return LocalEnergies(energies_n, gradient_pc, novelty_n)
 
-    def energy_std(self, numbers_n: Int, pairs: Pairs, name: str = "the structure") -> float:
-        """Posterior standard deviation of the total energy (epistemic: without label noise).
+    @property
+    def process(self) -> Process:
+        """The Gaussian processes and their posterior, which is solved when it is first needed."""
+        if self._process is None:
+            self._process = Process(self._components, self._delta_g, self._solve())
+        return self._process
+
+    def standard_deviations(
+        self,
+        numbers_n: Int,
+        pairs: Pairs,
+        volume: float,
+        kinds: Collection[str],
+        name: str = "the structure",
+    ) -> dict[str, Float]:
+        """Posterior standard deviations (epistemic: without the noise of labels).
 
         Parameters
         ----------
@@ -273,13 +288,17 @@ class Predictor:
             Atomic numbers.
         pairs : Pairs
             Neighbours within ``cutoff``.
+        volume : float
+            Of the cell, angstrom^3; NaN where it is not periodic in three directions.
+        kinds : Collection[str]
+            Of "energy", "forces", "stress" and "energies".
         name : str
             What to call the structure in an error.
 
         Returns
         -------
-        float
-            eV.
+        dict[str, Float]
+            By kind: (1,) eV, (n_atoms, 3) eV/angstrom, (6,) eV/angstrom^3, (n_atoms,) eV.
 
         Raises
         ------
@@ -287,12 +306,7 @@ class Predictor:
             If a species is not known.
         """
         system = System(self.species_of(numbers_n, name), pairs)
-        rows = structure_rows(self._components, system, gradients=False)
-        prior = prior_variance(self._components, self._delta_g, system)
-        if self._posterior is None:
-            self._posterior = self._solve()
-        variance = self._posterior.variance(np.array([prior]), rows.energy_m[None, :])
-        return float(np.sqrt(variance[0]))
+        return standard_deviations(self.process, system, volume, kinds)
 
 
 def _on_cheaper_axes(bound: BoundDescriptor, collapsed: Collapsed, z: int) -> _Block:
@@ -355,8 +369,10 @@ def evaluate_structure(
     return float(found.energies_n.sum()), found.forces_nc, stress_v, found.energies_n
 
 
-def energy_std_of(predictor: Predictor, structure: Structure) -> float:
-    """Posterior standard deviation of the total energy of a structure.
+def deviations_of(
+    predictor: Predictor, structure: Structure, kinds: Collection[str]
+) -> dict[str, Float]:
+    """Posterior standard deviations of a structure.
 
     Parameters
     ----------
@@ -364,14 +380,48 @@ def energy_std_of(predictor: Predictor, structure: Structure) -> float:
         A fitted potential.
     structure : Structure
         Of species that it knows.
+    kinds : Collection[str]
+        Of "energy", "forces", "stress" and "energies".
 
     Returns
     -------
-    float
-        eV.
+    dict[str, Float]
+        As of `Predictor.standard_deviations`.
     """
     pairs = _pairs(predictor, structure)
-    return predictor.energy_std(structure.numbers_n, pairs, structure.name)
+    return predictor.standard_deviations(
+        structure.numbers_n, pairs, _volume(structure), kinds, structure.name
+    )
+
+
+def covariance_of(
+    predictor: Predictor, structures: Sequence[Structure], kinds: Sequence[str]
+) -> Covariance:
+    """Posterior covariances of structures, any two of their numbers.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        A fitted potential.
+    structures : Sequence[Structure]
+        Of species that it knows.
+    kinds : Sequence[str]
+        Of "energy", "forces", "stress" and "energies".
+
+    Returns
+    -------
+    Covariance
+        Structure by structure.
+    """
+    systems = [
+        System(predictor.species_of(one.numbers_n, one.name), _pairs(predictor, one))
+        for one in structures
+    ]
+    return covariance(predictor.process, systems, [_volume(one) for one in structures], kinds)
+
+
+def _volume(structure: Structure) -> float:
+    return structure.volume if structure.periodic else float("nan")
 
 
 def _pairs(predictor: Predictor, structure: Structure) -> Pairs:

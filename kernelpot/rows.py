@@ -12,7 +12,7 @@ import numpy as np
 from kernelpot._jit import njit
 from kernelpot.conventions import Float, Int, System, as_int
 from kernelpot.descriptors.protocol import BoundDescriptor, block_of, is_linear, widths
-from kernelpot.gp.covariances import K_bb, K_bm, add_gradient_rows, offsets
+from kernelpot.gp.covariances import K_bm, add_gradient_rows, offsets
 from kernelpot.gp.inducing import Inducing
 from kernelpot.memory import Room
 from kernelpot.neighbours import within
@@ -44,6 +44,7 @@ class StructureRows(NamedTuple):
     """Covariances with the inducing variables, in units of delta^2; None where not asked for."""
 
     energy_m: Float  # of the total energy
+    energies_nm: Float | None  # of the energies of atoms
     forces_rm: Float | None  # (3 n_atoms, m), of the force components
     strain_vm: Float | None  # (6, m), of dE/dstrain, Voigt
 
@@ -95,7 +96,12 @@ def block_of_pairs(first_n: Int, centres_b: Int) -> tuple[Int, Int]:
 
 
 def structure_rows(
-    components: Sequence[Component], system: System, *, gradients: bool, room: Room = _DEFAULT
+    components: Sequence[Component],
+    system: System,
+    *,
+    gradients: bool,
+    local: bool = False,
+    room: Room = _DEFAULT,
 ) -> StructureRows:
     """Rows of K_rm of one structure.
 
@@ -107,6 +113,8 @@ def structure_rows(
         The structure, with pairs within the longest cutoff at least.
     gradients : bool
         Whether forces and strain derivatives are wanted.
+    local : bool
+        Whether energies of atoms are.
     room : Room
         Bounds the derivatives of a block of centres and their products.
 
@@ -119,6 +127,7 @@ def structure_rows(
     n_atoms = len(system.species_n)
     rows = StructureRows(
         np.zeros(n_columns),
+        np.zeros((n_atoms, n_columns)) if local else None,
         np.zeros((3 * n_atoms, n_columns)) if gradients else None,
         np.zeros((6, n_columns)) if gradients else None,
     )
@@ -179,7 +188,10 @@ def _add_component(
         else:
             x_bq, _ = descriptor.features(system, centres_b)
         products_bm = x_bq @ group.Z_mq.T
-        rows.energy_m[column_z[z] : column_z[z + 1]] += K_bm(products_bm, group, zeta).sum(axis=0)
+        columns, energies_bm = slice(*column_z[z : z + 2]), K_bm(products_bm, group, zeta)
+        rows.energy_m[columns] += energies_bm.sum(axis=0)
+        if rows.energies_nm is not None:
+            rows.energies_nm[centres_b, columns] = energies_bm
         if gradients:
             index_p, first_b = block_of_pairs(pairs.first_n, centres_b)
             gradients_rm = J_pcq.reshape(-1, descriptor.n_features) @ group.Z_mq.T
@@ -196,40 +208,6 @@ def _add_component(
                 rows.forces_rm,
                 rows.strain_vm,
             )
-
-
-def prior_variance(
-    components: Sequence[Component], delta_g: Sequence[float], system: System
-) -> float:
-    """Prior variance of the total energy of one structure.
-
-    Parameters
-    ----------
-    components : Sequence[Component]
-        The Gaussian processes whose sum is the model.
-    delta_g : Sequence[float]
-        Their amplitudes, eV.
-    system : System
-        The structure.
-
-    Returns
-    -------
-    float
-        eV^2; costs the square of the number of atoms of a species.
-    """
-    prior = 0.0
-    for component, delta in zip(components, delta_g, strict=True):
-        near = System(system.species_n, within(system.pairs, component.descriptor.cutoff)[0])
-        blocks = [
-            (z, component.descriptor.features(near, centres_b)[0])
-            for z, centres_b in centre_blocks(component, near.species_n, 2048)
-        ]
-        for a, (z, x_aq) in enumerate(blocks):
-            for b, (other, x_bq) in enumerate(blocks[: a + 1]):
-                if z == other:
-                    twice = 1.0 if a == b else 2.0
-                    prior += twice * delta**2 * K_bb(x_aq, x_bq, component.zeta).sum()
-    return prior
 
 
 @njit

@@ -2,7 +2,7 @@
 
 Blocks, and the tree in which their triangles are joined, depend on the data and the size of the
 model alone, so that the result does not depend on the workers. Every task is a pure function of a
-block and of what the client has scattered; what a lost worker held is computed again, from the
+few blocks and of what the client has scattered; what a lost worker held is computed again, from the
 files where the structures come from files.
 
 Demmel, Grigori, Hoemmen and Langou, SIAM J. Sci. Comput. 34, A206 (2012).
@@ -37,8 +37,14 @@ from kernelpot.training_data import (
     sum_of_grams,
 )
 
-__all__ = ["Workers", "alone"]
+__all__ = ["LEAST_SHARES", "ROWS_PER_COLUMN", "Workers", "alone", "shares"]
 
+ROWS_PER_COLUMN = 2
+"""Rows of a part that are reduced at a time, for each column of a triangle. To reduce them takes
+4 n^3 operations for n columns, to join the triangle with another 2/3 n^3; and a triangle that is
+joined has come from another worker as often as not, which structures do at next to no cost."""
+LEAST_SHARES = 16
+"""So many of the work where there are few rows, so that some workers have something to do."""
 _ATTEMPTS = 5
 """How often what existed on a lost worker alone is sent again."""
 _GONE = ("cancelled", "lost")
@@ -55,7 +61,7 @@ class Workers:
         A ``distributed.Client``.
     make : Callable[[Sequence[int]], list[Any]]
         Gives futures of the blocks of these numbers.
-    sizes : Int
+    sizes : Sequence[int]
         Structures of each block.
     outlines : list[Outline]
         Of all structures.
@@ -70,13 +76,13 @@ class Workers:
         self,
         client: Any,
         make: Callable[[Sequence[int]], list[Any]],
-        sizes: Int,
+        sizes: Sequence[int],
         outlines: list[Outline],
     ):
         self.outlines = outlines
         self._client = client
         self._make = make
-        self._sizes = sizes
+        self._sizes = as_int(sizes)
         self._first_b = np.concatenate([[0], np.cumsum(sizes)])
         self._blocks = make(range(len(sizes)))
         self._run = uuid.uuid4().hex
@@ -132,22 +138,27 @@ class Workers:
         doubts: Sequence[Doubt],
         tell: Progress,
     ) -> Statistics:
-        """As in `Data`: a triangle for each block and part, joined pairwise as a tree."""
-        places = [self._places(part) for part in folds.parts]
+        """As in `Data`: triangles of some structures of a part each, joined pairwise as a tree."""
+        rows_s = np.array([3 * one.n_atoms + 7 for one in self.outlines])
+        largest = min(ROWS_PER_COLUMN * known.n_columns, rows_s.sum() / LEAST_SHARES)
+        parts = [[part[mine] for mine in shares(rows_s[part], largest)] for part in folds.parts]
         roots: dict[int, Any] = {}
 
         def work() -> Statistics:
             given = self._share((known, doubts, coarse))
             leaves: list[Any] = []
             sizes: dict[Any, int] = {}
-            for f, mine in enumerate(places):
-                if mine and (f not in roots or roots[f].status != "finished"):
-                    roots[f], found = self._triangles(f, mine, given)
+            for f, part in enumerate(parts):
+                if f not in roots or roots[f].status != "finished":
+                    found = [
+                        self._submit(
+                            _rows_of, *self._held(mine), given, key=("rows", f, int(mine[0]))
+                        )
+                        for mine in part
+                    ]
+                    roots[f] = self._tree(found, ("join", f))
+                    sizes |= {leaf.key: len(mine) for leaf, mine in zip(found, part, strict=True)}
                     leaves += found
-                    sizes |= {
-                        leaf.key: len(place_s)
-                        for leaf, place_s in zip(found, mine.values(), strict=True)
-                    }
             # Held futures keep what they are of in the memory of the workers.
             found = []
             grams = self._grams(folds, roots, given)
@@ -179,13 +190,10 @@ class Workers:
         """Send to the workers what all tasks need."""
         return self._client.scatter([shared], direct=True, hash=False, broadcast=True)[0]
 
-    def _triangles(self, f: int, mine: Mapping[int, Int], given: Any) -> tuple[Any, list[Any]]:
-        """Futures of the triangles of a part, and of those of each of its blocks."""
-        leaves = [
-            self._submit(_rows_of, self._blocks[b], place_s, given, key=("rows", f, b))
-            for b, place_s in mine.items()
-        ]
-        return self._tree(leaves, ("join", f)), leaves
+    def _held(self, indices: Int) -> tuple[list[Any], list[Int]]:
+        """Blocks that hold the structures, and their places within each."""
+        places = self._places(indices)
+        return [self._blocks[b] for b in places], list(places.values())
 
     def _grams(self, folds: Folds, roots: Mapping[int, Any], given: Any) -> list[Any]:
         """Futures of the products of all rows and of each fold, from the triangles of the parts."""
@@ -243,6 +251,25 @@ def _as_completed(futures: Sequence[Any]) -> Iterable[Any]:
     return as_completed(futures)
 
 
+def shares(rows_s: Int, largest: float) -> list[Int]:
+    """Share structures out, in their order, to runs of about equal numbers of rows.
+
+    Parameters
+    ----------
+    rows_s : Int
+        Of each structure.
+    largest : float
+        Rows of a run, about.
+
+    Returns
+    -------
+    list[Int]
+        Places of the structures of each run.
+    """
+    run_s = ((np.cumsum(rows_s) - 0.5 * rows_s) / max(1.0, largest)).astype(np.intp)
+    return np.split(np.arange(len(rows_s)), np.flatnonzero(np.diff(run_s)) + 1)
+
+
 def alone(function: Callable[..., Result], *given: Any) -> Result:
     """Call a function in one thread: a task of a worker takes no more.
 
@@ -279,11 +306,13 @@ class _ByLabel(NamedTuple):
 
 
 def _rows_of(
-    block: Sequence[Structure], place_s: Int, shared: tuple[Known, Sequence[Doubt], Whitening]
+    blocks: Sequence[Sequence[Structure]],
+    places: Sequence[Int],
+    shared: tuple[Known, Sequence[Doubt], Whitening],
 ) -> _ByLabel:
     known, doubts, _ = shared
-    structures = reweighted(_pick(block, place_s), doubts)
-    return _ByLabel(add_rows({}, structures, known, say_nothing))
+    structures = [s for of in zip(blocks, places, strict=True) for s in _pick(*of)]
+    return _ByLabel(add_rows({}, reweighted(structures, doubts), known, say_nothing))
 
 
 def _join(one: _ByLabel, other: _ByLabel) -> _ByLabel:

@@ -14,14 +14,17 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from hypothesis import given
+from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 from typer.testing import CliRunner
 
 from kernelpot import KernelPotential, load, read_images
 from kernelpot._machine import one_thread, side_by_side
 from kernelpot.data import DataError, structures_from_atoms
-from kernelpot.distributed import block_sizes, paths_of
+from kernelpot.distributed import blocks_of, paths_of
 from kernelpot.interfaces import cli
+from kernelpot.workers import shares
 
 MISSING = "needs Dask: pip install 'kernelpot[dask]'"
 SIZES = {"n_environments": 8, "n_tangents": 3}
@@ -344,12 +347,27 @@ def test_what_is_a_path():
 def test_blocks_depend_on_data_and_model_alone(model):
     options = model()._options()
     n_atoms_s = np.random.default_rng(0).integers(1, 20, 5000)
-    sizes = block_sizes(n_atoms_s, options)
-    assert sizes.sum() == 5000
-    rows_b = np.add.reduceat(3 * n_atoms_s + 7, np.cumsum(sizes) - sizes)
+    blocks = blocks_of(n_atoms_s, options)
+    np.testing.assert_array_equal(np.concatenate(blocks), np.arange(5000))
+    rows_b = np.array([(3 * n_atoms_s[mine] + 7).sum() for mine in blocks])
     n_columns = SIZES["n_environments"] * (1 + SIZES["n_tangents"])
     # Enough rows in each of five folds that joining triangles costs little beside making them.
     assert rows_b[:-1].min() > 0.5 * 10 * n_columns
     assert rows_b.max() < 1.5 * 10 * n_columns
-    assert len(block_sizes(np.full(400, 8), model(n_environments=4000)._options())) == 16
-    assert block_sizes(np.array([8]), options).tolist() == [1]
+    assert len(blocks_of(np.full(400, 8), model(n_environments=4000)._options())) == 16
+    (only,) = blocks_of(np.array([8]), options)
+    assert only.tolist() == [0]
+
+
+@given(
+    rows_s=st.lists(st.integers(1, 1000), min_size=1, max_size=60),
+    largest=st.floats(0.1, 5000.0),
+)
+def test_shares_are_runs_of_about_equal_numbers_of_rows(rows_s, largest):
+    rows_s = np.array(rows_s)
+    found = shares(rows_s, largest)
+    np.testing.assert_array_equal(np.concatenate(found), np.arange(len(rows_s)))
+    assert all(len(mine) for mine in found)
+    # A run may lack half a structure at its end, or have one too many.
+    assert all(rows_s[mine].sum() <= max(1.0, largest) + rows_s.max() for mine in found)
+    assert len(found) <= rows_s.sum() / max(1.0, largest) + 1

@@ -179,17 +179,20 @@ def tpqrt(n_trapezoid: int, n_block: int, R: Float, rows: Float) -> Float:
     return factors
 
 
-def trsm(lower: Float, b: Float) -> None:
-    """Solve with a lower triangle, in place.
+def trsm(triangle: Float, b: Float, *, upper: bool = False) -> None:
+    """Solve with a lower triangle, or with the transpose of an upper one, in place.
 
     Parameters
     ----------
-    lower : Float
-        What stands above its diagonal does not count.
+    triangle : Float
+        Fortran order; the other half does not count.
     b : Float
         Right-hand sides, columns in Fortran order; overwritten.
+    upper : bool
+        Whether it is an upper triangle.
     """
+    half, transposed = (b"U", b"T") if upper else (b"L", b"N")
     _dtrsm(
-        _char(b"L"), _char(b"L"), _char(b"N"), _char(b"N"), _int(b.shape[0]), _int(b.shape[1]),
-        _double(1.0), _at(lower), _leading(lower), _at(b), _leading(b),
+        _char(b"L"), _char(half), _char(transposed), _char(b"N"), _int(b.shape[0]),
+        _int(b.shape[1]), _double(1.0), _at(triangle), _leading(triangle), _at(b), _leading(b),
     )  # fmt: skip

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 
+from kernelpot._machine import side_by_side
 from kernelpot.conventions import Float
 from kernelpot.gp.householder import absorb
-from kernelpot.gp.lapack import potrf
+from kernelpot.gp.lapack import potrf, trsm
 from kernelpot.gp.triangles import Triangle
-from kernelpot.gp.whitening import Whitening
+from kernelpot.gp.whitening import BLOCK_ROWS, Whitening
 
 __all__ = ["Posterior", "cholesky", "posterior", "whitened_rows"]
 
@@ -95,12 +96,45 @@ class Posterior(NamedTuple):
         Float
             One variance per row, never negative.
         """
-        phi_rk = self.whitening.whiten(K_rm)
-        inside_kr = scipy.linalg.solve_triangular(
-            self.R_kk, phi_rk.T, trans="T", check_finite=False
-        )
-        novelty_r = np.maximum(prior_r - np.sum((phi_rk * self.delta_k) ** 2, axis=1), 0.0)
-        return novelty_r + np.sum(inside_kr**2, axis=0)
+        variance_r = np.empty(len(K_rm))
+
+        def some(first: int) -> None:
+            rows = slice(first, first + BLOCK_ROWS)
+            known_rk, open_rk = self._parts(K_rm[rows])
+            novelty_r = np.maximum(prior_r[rows] - np.sum(known_rk**2, axis=1), 0.0)
+            variance_r[rows] = novelty_r + np.sum(open_rk**2, axis=1)
+
+        side_by_side(some, range(0, len(K_rm), BLOCK_ROWS))
+        return variance_r
+
+    def covariance(self, prior_rr: Float, K_rm: Float) -> Float:
+        """The same of every two rows.
+
+        Parameters
+        ----------
+        prior_rr : Float
+            Prior covariances of the rows' quantities (delta^2 included).
+        K_rm : Float
+            Their covariances with the raw inducing variables, in units of delta^2.
+
+        Returns
+        -------
+        Float
+            Shape (n_rows, n_rows), symmetric, with the variances of `variance` on its diagonal.
+        """
+        known_rk, open_rk = self._parts(K_rm)
+        novelty_rr = prior_rr - known_rk @ known_rk.T
+        np.fill_diagonal(novelty_rr, np.maximum(np.diag(novelty_rr), 0.0))
+        covariance_rr = novelty_rr + open_rk @ open_rk.T
+        return 0.5 * (covariance_rr + covariance_rr.T)
+
+    def _parts(self, K_rm: Float) -> tuple[Float, Float]:
+        """What the inducing variables know of the rows a priori, and what of it the data leave."""
+        known_rk = self.whitening.whiten(K_rm)
+        open_rk = known_rk.copy()
+        trsm(self.R_kk, open_rk.T, upper=True)
+        known_rk *= self.delta_k
+        return known_rk, open_rk
 
 
 def posterior(

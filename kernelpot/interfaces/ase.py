@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 
-from kernelpot.conventions import MIN_DISTANCE, voigt_from_tensor
+from kernelpot.conventions import MIN_DISTANCE, OBSERVABLES, voigt_from_tensor
 from kernelpot.neighbours import PairList
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ MIN_RELATIVE_VOLUME = 1e-6
 
 
 class Calculator(AseCalculator):
-    """Energies, forces, stress and energy uncertainty of a fitted model, for ASE.
+    """Energies, forces, stress and their uncertainties of a fitted model, for ASE.
 
     The calculator holds the model as it is now: after ``partial_fit`` make a new calculator.
     Neighbours are kept from call to call (Verlet list) and found anew when atoms or cell have
@@ -38,8 +38,8 @@ class Calculator(AseCalculator):
         and walks through more pairs; 0 searches at every call.
     single_precision : bool
         Whether features, their derivatives and products of the kernel are computed in single
-        precision: faster, with forces of silicon off by 0.5 meV/angstrom. ``energy_std`` is not
-        concerned.
+        precision: faster, with forces of silicon off by 0.5 meV/angstrom. Standard deviations are
+        not concerned.
 
     Raises
     ------
@@ -49,8 +49,9 @@ class Calculator(AseCalculator):
 
     Notes
     -----
-    ``energy_std`` (eV, of the total energy) is computed only when asked for:
-    ``atoms.calc.get_property("energy_std", atoms)``. Stress exists for cells that are periodic
+    The posterior standard deviations ``energy_std`` (eV, of the total energy), ``forces_std``,
+    ``stress_std`` and ``energies_std`` are computed only when asked for:
+    ``atoms.calc.get_property("forces_std", atoms)``. Stress exists for cells that are periodic
     in three directions; ``stresses`` are each atom's part of it (of the pairs of which it is the
     centre) and add up to it. There is no entropy in the model: ``free_energy`` is the energy.
     ``novelty`` says for each atom how unlike its environment is to the nearest inducing one of its
@@ -66,6 +67,9 @@ class Calculator(AseCalculator):
         "stress",
         "stresses",
         "energy_std",
+        "energies_std",
+        "forces_std",
+        "stress_std",
         "novelty",
     )
     ignored_changes = frozenset({"initial_charges", "initial_magmoms"})
@@ -101,7 +105,7 @@ class Calculator(AseCalculator):
         properties: Any = ("energy",),
         system_changes: Any = all_changes,
     ) -> None:
-        """Compute everything but ``energy_std``, and that too if it is asked for.
+        """Compute everything but standard deviations, and of these what is asked for.
 
         Parameters
         ----------
@@ -121,12 +125,12 @@ class Calculator(AseCalculator):
             Positions or cell that are not finite, a flat periodic cell, atoms on top of each
             other, or species that the model has not been trained on.
         """
-        results = {} if system_changes else self.results
+        results = {} if system_changes else dict(self.results)
         self.results = {}  # an error below leaves nothing stale behind
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
         _check_geometry(atoms)
-        if {"stress", "stresses"} & set(properties) and not atoms.pbc.all():
+        if {"stress", "stresses", "stress_std"} & set(properties) and not atoms.pbc.all():
             raise PropertyNotImplementedError(
                 f"stress needs a cell that is periodic in three directions; pbc is"
                 f" {atoms.pbc.tolist()}"
@@ -138,12 +142,14 @@ class Calculator(AseCalculator):
             )
         pairs = self._pair_list.update(atoms.positions, atoms.cell.array, atoms.pbc)
         _check_distances(pairs)
-        if "energy_std" in properties:
-            results = {
-                **results,
-                "energy_std": float(self.predictor.energy_std(atoms.numbers, pairs)),
-            }
-        if set(properties) != {"energy_std"}:
+        wanted = [kind for kind in OBSERVABLES if f"{kind}_std" in properties]
+        if wanted:
+            volume = atoms.get_volume() if atoms.pbc.all() else np.nan
+            found = self.predictor.standard_deviations(atoms.numbers, pairs, volume, wanted)
+            results |= {f"{kind}_std": std for kind, std in found.items()}
+            if "energy" in wanted:
+                results["energy_std"] = float(found["energy"][0])
+        if not set(properties) <= {f"{kind}_std" for kind in wanted}:
             results = {**results, **self._evaluate(atoms, pairs)}
         self.results = results
 

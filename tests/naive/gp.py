@@ -73,3 +73,21 @@ def dtc(K_mm, K_rm, y_r, sigma_r, delta, K_sm, K_ss):
 def nearest_environment(x, inducing):
     """Largest product of a vector with the environments alone; 0 where all are less."""
     return max([0.0, *(x @ y for y, tau in variables(inducing) if tau is None)])
+
+
+def functional_covariance(one, other, zeta):
+    """Covariance of two linear functionals, lists of (factor, block, x, tau): values, and
+    derivatives along tau, of environments that know of each other within a block."""
+    return sum(
+        a * b * covariance((x, tau), (y, sigma), zeta)
+        for a, block, x, tau in one
+        for b, theirs, y, sigma in other
+        if block == theirs
+    )
+
+
+def exact(K_rr, K_sr, K_ss, y_r, sigma_r):
+    """Mean and covariance at test rows s of the exact Gaussian process."""
+    C_rr = K_rr + np.diag(sigma_r**2)
+    solved_rs = np.linalg.solve(C_rr, K_sr.T)
+    return y_r @ solved_rs, K_ss - K_sr @ solved_rs
