@@ -30,7 +30,7 @@ velocity all create 600 1
 fix nve all nve
 timestep 0.001
 thermo {every}
-fix new all pair {every} kernelpot novelty 0
+fix new all pair {every} kernelpot novelty 1
 compute most all reduce max f_new
 thermo_style custom step temp pe etotal press c_most
 run 0

@@ -40,8 +40,8 @@ from kernelpot.folds import folds_of
 from kernelpot.gp.triangles import RowReducer, empty_triangle, join_triangles
 from kernelpot.hyperparameters import COARSE
 from kernelpot.label_rows import add_rows, label_rows
-from kernelpot.prediction import evaluate_structure
 from kernelpot.selection import choose_sample
+from kernelpot.structure_prediction import evaluate_structure
 from kernelpot.terms.composition import fit_composition, isolated_atoms
 from kernelpot.terms.repulsion import closest_distances
 from kernelpot.training_data import join_sets, say_nothing

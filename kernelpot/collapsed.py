@@ -35,10 +35,7 @@ class Local(NamedTuple):
 
     energies_b: Float  # eV
     g_bq: Float  # their derivatives by the features
-    novelty_b: Float
-    """How unlike the nearest inducing environment each one is: ``1 - max_e x_b . x_e``, half of the
-    squared distance of the two unit vectors, from 0 (known) to 1 (nothing in common). What a
-    feature space of fewer axes leaves out of x_b counts as new."""
+    values_be: Float | None  # kernel with each inducing environment, where it was asked for
 
 
 class Collapsed(NamedTuple):
@@ -49,8 +46,8 @@ class Collapsed(NamedTuple):
     mean_q: Float | None  # None for none: double precision
     alpha_e: Float
 
-    def energies(self, x_bq: Float, zeta: int) -> Local:
-        """Local energies, their derivatives by the features, and how new environments are.
+    def energies(self, x_bq: Float, zeta: int, *, values: bool = False) -> Local:
+        """Local energies, and their derivatives by the features.
 
         Parameters
         ----------
@@ -58,11 +55,13 @@ class Collapsed(NamedTuple):
             Features of some centres.
         zeta : int
             Exponent of the kernel.
+        values : bool
+            Whether the kernel's values are wanted, too.
 
         Returns
         -------
         Local
-            Of each of the centres; with zeta = 1 novelty means nothing.
+            Of each of the centres.
         """
         if self.mean_q is None:
             shift_b = np.zeros(len(x_bq))
@@ -71,13 +70,14 @@ class Collapsed(NamedTuple):
             d_bq = x_bq - self.mean_q
             shift_b = d_bq @ self.mean_q
             products_bj = d_bq.astype(np.float32) @ self.V_jq.T
-        energies_b, sum_b, nearest_b = _local_energies(
-            products_bj, self.offset_j, shift_b, self.alpha_e, zeta
+        values_be = np.empty((len(x_bq), len(self.alpha_e) if values else 0))
+        energies_b, sum_b = _local_energies(
+            products_bj, self.offset_j, shift_b, self.alpha_e, zeta, values_be
         )
         g_bq = products_bj @ self.V_jq
         if self.mean_q is not None:
             g_bq = g_bq + np.outer(sum_b, self.mean_q)
-        return Local(energies_b, g_bq, 1.0 - nearest_b)
+        return Local(energies_b, g_bq, values_be if values else None)
 
 
 def collapse(inducing: Inducing, weights_m: Float, zeta: int) -> Collapsed:
@@ -139,26 +139,28 @@ def single(collapsed: Collapsed, zeta: int) -> tuple[Collapsed, float]:
 
 
 @njit
-def _local_energies(products_bj, offset_j, shift_b, alpha_e, zeta):
-    """Local energies, sums over environments of their derivatives by X, and the largest X.
+def _local_energies(products_bj, offset_j, shift_b, alpha_e, zeta, values_be):
+    """Local energies, and sums over environments of their derivatives by X.
 
     X is ``products_bj[b, e] + offset_j[e] + shift_b[b]``; ``products_bj`` becomes the derivatives
-    by the products.
+    by the products, ``values_be`` the kernel unless it has no columns.
     """
     n_block = products_bj.shape[0]
     n_e = alpha_e.shape[0]
-    energies_b, sum_b, nearest_b = np.empty(n_block), np.empty(n_block), np.empty(n_block)
+    wanted = values_be.shape[1] > 0
+    energies_b, sum_b = np.empty(n_block), np.empty(n_block)
     for b in range(n_block):
-        total = by_X = nearest = 0.0
+        total = by_X = 0.0
         for e in range(n_e):
             X = products_bj[b, e] + (offset_j[e] + shift_b[b])
             along = products_bj[b, n_e + e] + offset_j[n_e + e]
-            nearest = max(nearest, X)
             value, first, second = power_kernel_scalar(X, zeta)
             total += alpha_e[e] * value + first * along
             slope = alpha_e[e] * first + second * along
             by_X += slope
+            if wanted:
+                values_be[b, e] = value
             products_bj[b, e] = slope
             products_bj[b, n_e + e] = first
-        energies_b[b], sum_b[b], nearest_b[b] = total, by_X, nearest
-    return energies_b, sum_b, nearest_b
+        energies_b[b], sum_b[b] = total, by_X
+    return energies_b, sum_b

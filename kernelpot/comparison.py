@@ -13,8 +13,8 @@ from ase import Atoms
 from kernelpot.conventions import LABEL_KINDS
 from kernelpot.neighbours import find_pairs
 from kernelpot.potential import KernelPotential
-from kernelpot.prediction import time_predictions
 from kernelpot.report import UNITS, in_units
+from kernelpot.structure_prediction import time_predictions
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -21,13 +21,8 @@ from kernelpot.evidence_bound import evidence_bound
 from kernelpot.fitted import Fitted
 from kernelpot.leave_out import leave_one_out
 from kernelpot.model_state import State, pack
-from kernelpot.prediction import (
-    Predictor,
-    covariance_of,
-    deviations_of,
-    evaluate_structure,
-    predictor_of,
-)
+from kernelpot.prediction import Predictor, predictor_of
+from kernelpot.structure_prediction import covariance_of, deviations_of, evaluate_structure
 from kernelpot.summary import noise_in_use, r_squared
 from kernelpot.variances import check_kinds
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import math
-import time
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
@@ -15,18 +13,23 @@ from ase.data import chemical_symbols
 
 from kernelpot._machine import n_threads, side_by_side
 from kernelpot.collapsed import Collapsed, collapse, single
-from kernelpot.conventions import Covariance, Float, Int, Pairs, System, as_int, voigt_from_tensor
-from kernelpot.data import Structure
+from kernelpot.conventions import Float, Int, Pairs, System, as_int
 from kernelpot.descriptors.projected import projection_pays
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.descriptors.protocol import single as single_descriptor
 from kernelpot.fitted import Fitted, predictive
 from kernelpot.gp.solvers import Posterior
-from kernelpot.neighbours import find_pairs, within
+from kernelpot.neighbours import within
+from kernelpot.novelty import (
+    KnownEnvironments,
+    Novelty,
+    known_environments,
+    novelty_with_slopes,
+)
 from kernelpot.rows import Component, centre_blocks, collect
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
-from kernelpot.variances import Process, covariance, standard_deviations
+from kernelpot.variances import Process, standard_deviations
 
 _BLOCK = 256
 """Centres per pass: large enough for BLAS-3, small enough for the second-level cache."""
@@ -37,7 +40,7 @@ class LocalEnergies(NamedTuple):
 
     energies_n: Float  # eV, baseline included
     gradient_pc: Float  # dE/dD of each pair as it stands in the list, eV/angstrom
-    novelty_n: Float  # 0 to 1: see `Local`; NaN where the model has none
+    novelty_n: Float  # 0 to 1: see `novelty`; NaN where the model has none, or unasked
 
 
 class Evaluation(NamedTuple):
@@ -46,7 +49,7 @@ class Evaluation(NamedTuple):
     energies_n: Float  # of each centre, eV, baseline included
     forces_nc: Float  # on all atoms, eV/angstrom
     strain_ncd: Float  # each centre's part of dE/dstrain, eV, symmetric
-    novelty_n: Float  # of each centre, 0 to 1: see `Local`; NaN where the model has none
+    novelty_n: Float  # of each centre, 0 to 1: see `novelty`; NaN where there is none, or unasked
 
     @property
     def strain_cd(self) -> Float:
@@ -193,7 +196,14 @@ class Predictor:
             )
         return as_int(np.searchsorted(self.species, numbers_n))
 
-    def evaluate(self, numbers_n: Int, pairs: Pairs, name: str = "the structure") -> Evaluation:
+    def evaluate(
+        self,
+        numbers_n: Int,
+        pairs: Pairs,
+        name: str = "the structure",
+        *,
+        novelty: bool = False,
+    ) -> Evaluation:
         """Energy, forces and strain derivative.
 
         Parameters
@@ -204,6 +214,8 @@ class Predictor:
             Neighbours of the centres within ``cutoff``.
         name : str
             What to call the structure in an error.
+        novelty : bool
+            Whether novelty is wanted, too.
 
         Returns
         -------
@@ -216,14 +228,19 @@ class Predictor:
         ValueError
             If a species is not known.
         """
-        found = self.local_energies(numbers_n, pairs, name)
+        found = self.local_energies(numbers_n, pairs, name, novelty=novelty)
         forces_nc, strain_ncd = collect(
             found.gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, len(numbers_n), pairs.n_centres
         )
         return Evaluation(found.energies_n, forces_nc, strain_ncd, found.novelty_n)
 
     def local_energies(
-        self, numbers_n: Int, pairs: Pairs, name: str = "the structure"
+        self,
+        numbers_n: Int,
+        pairs: Pairs,
+        name: str = "the structure",
+        *,
+        novelty: bool = False,
     ) -> LocalEnergies:
         """Energies of the centres, and their derivatives by the vectors to neighbours.
 
@@ -235,6 +252,8 @@ class Predictor:
             Neighbours of the centres within ``cutoff``.
         name : str
             What to call the structure in an error.
+        novelty : bool
+            Whether novelty is wanted, too.
 
         Returns
         -------
@@ -248,22 +267,67 @@ class Predictor:
         """
         species_n = self.species_of(numbers_n, name)
         energies_n = self._baseline.energies_of(numbers_n[: pairs.n_centres])
-        novelty_n = np.full(pairs.n_centres, 0.0 if self.has_novelty else np.nan)
+        novelty = novelty and self.has_novelty
+        novelty_n = np.full(pairs.n_centres, 0.0 if novelty else np.nan)
+        known = self._known if novelty else [None] * len(self._components)
         gradient_pc = np.zeros((len(pairs.i_p), 3))
         if self._repulsion is not None:
             contribution = self._repulsion.evaluate(numbers_n, pairs)
             energies_n += contribution.energies_n
             gradient_pc += contribution.gradient_pc
-        for component, blocks in zip(self._components, self._blocks, strict=True):
+        for component, blocks, known_z in zip(self._components, self._blocks, known, strict=True):
             near, index_p = within(pairs, component.descriptor.cutoff)
             near_pc = _add_component(
-                component, blocks, System(species_n, near), energies_n, novelty_n
+                component, blocks, known_z, System(species_n, near), energies_n, novelty_n
             )
             if index_p is None:
                 gradient_pc += near_pc
             else:
                 gradient_pc[index_p] += near_pc
         return LocalEnergies(energies_n, gradient_pc, novelty_n)
+
+    @functools.cached_property
+    def _known(self) -> list[list[KnownEnvironments] | None]:
+        return known_environments(self._components, self._delta_g)
+
+    def novelty(
+        self,
+        numbers_n: Int,
+        pairs: Pairs,
+        weights_n: Float | None = None,
+        name: str = "the structure",
+    ) -> Novelty:
+        """Novelty of each atom, and the derivatives of its weighted sum.
+
+        Parameters
+        ----------
+        numbers_n : Int
+            Atomic numbers, the centres first.
+        pairs : Pairs
+            Neighbours of the centres within ``cutoff``.
+        weights_n : Float | None
+            Factor of each centre's novelty in the sum; None for 1.
+        name : str
+            What to call the structure in an error.
+
+        Returns
+        -------
+        Novelty
+            As of `evaluate`, with derivatives by positions and strain.
+
+        Raises
+        ------
+        ValueError
+            If a species is not known, or all kernels are linear.
+        """
+        if not self.has_novelty:
+            raise ValueError(
+                "novelty compares environments with inducing ones, which a linear kernel does not "
+                "do: fit with zeta of 2 or more"
+            )
+        system = System(self.species_of(numbers_n, name), pairs)
+        weights_n = np.ones(pairs.n_centres) if weights_n is None else weights_n
+        return novelty_with_slopes(self._components, self._known, system, weights_n)
 
     @property
     def process(self) -> Process:
@@ -345,123 +409,15 @@ def predictor_of(fitted: Fitted) -> Predictor:
     )
 
 
-def evaluate_structure(
-    predictor: Predictor, structure: Structure
-) -> tuple[float, Float, Float, Float]:
-    """Energy, forces, stress and local energies of a structure.
-
-    Parameters
-    ----------
-    predictor : Predictor
-        A fitted potential.
-    structure : Structure
-        Of species that it knows.
-
-    Returns
-    -------
-    tuple[float, Float, Float, Float]
-        eV; (n_atoms, 3), eV/angstrom; (6,), eV/angstrom^3, NaN without a volume; (n_atoms,), eV.
-    """
-    found = predictor.evaluate(structure.numbers_n, _pairs(predictor, structure), structure.name)
-    stress_v = np.full(6, np.nan)
-    if structure.periodic:
-        stress_v = voigt_from_tensor(found.strain_cd) / structure.volume
-    return float(found.energies_n.sum()), found.forces_nc, stress_v, found.energies_n
-
-
-def deviations_of(
-    predictor: Predictor, structure: Structure, kinds: Collection[str]
-) -> dict[str, Float]:
-    """Posterior standard deviations of a structure.
-
-    Parameters
-    ----------
-    predictor : Predictor
-        A fitted potential.
-    structure : Structure
-        Of species that it knows.
-    kinds : Collection[str]
-        Of "energy", "forces", "stress" and "energies".
-
-    Returns
-    -------
-    dict[str, Float]
-        As of `Predictor.standard_deviations`.
-    """
-    pairs = _pairs(predictor, structure)
-    return predictor.standard_deviations(
-        structure.numbers_n, pairs, _volume(structure), kinds, structure.name
-    )
-
-
-def covariance_of(
-    predictor: Predictor, structures: Sequence[Structure], kinds: Sequence[str]
-) -> Covariance:
-    """Posterior covariances of structures, any two of their numbers.
-
-    Parameters
-    ----------
-    predictor : Predictor
-        A fitted potential.
-    structures : Sequence[Structure]
-        Of species that it knows.
-    kinds : Sequence[str]
-        Of "energy", "forces", "stress" and "energies".
-
-    Returns
-    -------
-    Covariance
-        Structure by structure.
-    """
-    systems = [
-        System(predictor.species_of(one.numbers_n, one.name), _pairs(predictor, one))
-        for one in structures
-    ]
-    return covariance(predictor.process, systems, [_volume(one) for one in structures], kinds)
-
-
-def _volume(structure: Structure) -> float:
-    return structure.volume if structure.periodic else float("nan")
-
-
-def _pairs(predictor: Predictor, structure: Structure) -> Pairs:
-    return find_pairs(structure.positions_nc, structure.cell_cc, structure.pbc_c, predictor.cutoff)
-
-
-def time_predictions(predictor: Predictor, timed: Sequence[tuple[Int, Pairs]]) -> float:
-    """What energy, forces and strain derivative cost.
-
-    Parameters
-    ----------
-    predictor : Predictor
-        The potential.
-    timed : Sequence[tuple[Int, Pairs]]
-        Atomic numbers and neighbours of structures.
-
-    Returns
-    -------
-    float
-        Microseconds per atom, the best of three times: of the processor where there is one thread,
-        which other work on the machine does not lengthen, else of the clock.
-    """
-    clock = time.process_time if n_threads() == 1 else time.perf_counter
-    best = math.inf
-    for _ in range(3):
-        started = clock()
-        for numbers_n, pairs in timed:
-            predictor.evaluate(numbers_n, pairs)
-        best = min(best, clock() - started)
-    return 1e6 * best / sum(len(numbers_n) for numbers_n, _ in timed)
-
-
 def _add_component(
     component: Component,
     blocks: Sequence[_Block],
+    known_z: Sequence[KnownEnvironments] | None,
     system: System,
     energies_n: Float,
     novelty_n: Float,
 ) -> Float:
-    """Add one component's local energies, raise the novelty to its own; its dE/dD of the pairs."""
+    """Add one component's local energies and its novelty, if asked for; its dE/dD of the pairs."""
     gradient_pc = np.zeros((len(system.pairs.i_p), 3))
     species_n = system.species_n[: system.pairs.n_centres]
 
@@ -470,14 +426,13 @@ def _add_component(
         descriptor, collapsed = blocks[z]
         if len(collapsed.alpha_e):
             x_bq, state = descriptor.features(system, centres_b)
-            found = collapsed.energies(x_bq, component.zeta)
+            found = collapsed.energies(x_bq, component.zeta, values=known_z is not None)
             energies_n[centres_b] += found.energies_b
             descriptor.vjp(system, centres_b, state, found.g_bq, gradient_pc)
-            novelty_b = found.novelty_b
-        else:
-            novelty_b = np.ones(len(centres_b))
-        if component.zeta > 1:
-            novelty_n[centres_b] = np.maximum(novelty_n[centres_b], novelty_b)
+            if known_z is not None:
+                novelty_n[centres_b] += known_z[z].novelty(found.values_be)
+        elif known_z is not None:
+            novelty_n[centres_b] += known_z[z].share
 
     # A block for each thread at least: a small structure is divided, too.
     size = min(_BLOCK, -(-len(species_n) // n_threads()))

@@ -3,6 +3,7 @@ the inducing variables. Descriptors meet Gaussian processes here and nowhere els
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernelpot._jit import njit
+from kernelpot._machine import side_by_side
 from kernelpot.conventions import Float, Int, System, as_int
 from kernelpot.descriptors.protocol import BoundDescriptor, block_of, is_linear, widths
 from kernelpot.gp.covariances import K_bm, add_gradient_rows, offsets
@@ -18,6 +20,10 @@ from kernelpot.memory import Room
 from kernelpot.neighbours import within
 
 _DEFAULT = Room()
+_COLUMNS = 1024
+"""Inducing variables that a thread treats at once."""
+_CENTRES = 8
+"""Centres whose derivatives are multiplied with these at once."""
 
 
 class Component(NamedTuple):
@@ -183,31 +189,75 @@ def _add_component(
         group = inducing[z]
         if len(group.Z_mq) == 0:
             continue
-        if gradients:
-            x_bq, J_pcq = descriptor.jacobian(system, centres_b)
-        else:
-            x_bq, _ = descriptor.features(system, centres_b)
-        products_bm = x_bq @ group.Z_mq.T
-        columns, energies_bm = slice(*column_z[z : z + 2]), K_bm(products_bm, group, zeta)
+        # Derivatives of a few centres at a time: by all threads, and their products, whose memory
+        # is used again, stay in the cache.
+        size = _CENTRES if gradients else len(centres_b)
+        few = [centres_b[first : first + size] for first in range(0, len(centres_b), size)]
+        pieces = side_by_side(functools.partial(_describe, descriptor, system, gradients), few)
+        add = functools.partial(_add_columns, group, zeta, pieces, rows, int(column_z[z]))
+        side_by_side(add, _slices(group))
+
+
+class _Piece(NamedTuple):
+    """Some centres, and where the derivatives of their features go."""
+
+    centres_b: Int
+    x_bq: Float
+    J_rq: Float | None  # None where derivatives are not wanted
+    first_b: Int
+    i_p: Int
+    j_p: Int
+    D_pc: Float
+
+
+def _describe(
+    descriptor: BoundDescriptor, system: System, gradients: bool, centres_b: Int
+) -> _Piece:
+    J_rq = None
+    if gradients:
+        x_bq, J_pcq = descriptor.jacobian(system, centres_b)
+        J_rq = J_pcq.reshape(-1, descriptor.n_features)
+    else:
+        x_bq, _ = descriptor.features(system, centres_b)
+    pairs = system.pairs
+    index_p, first_b = block_of_pairs(pairs.first_n, centres_b)
+    ends = pairs.i_p[index_p], pairs.j_p[index_p], pairs.D_pc[index_p]
+    return _Piece(centres_b, x_bq, J_rq, first_b, *ends)
+
+
+def _add_columns(
+    group: Inducing,
+    zeta: int,
+    pieces: Sequence[_Piece],
+    rows: StructureRows,
+    column: int,
+    environments: slice,
+) -> None:
+    """Add covariances with some of the environments of a group whose first column is given."""
+    first_e = group.first_e[environments.start : environments.stop + 1]
+    part = Inducing(group.Z_mq[first_e[0] : first_e[-1]], first_e - first_e[0])
+    columns = slice(column + int(first_e[0]), column + int(first_e[-1]))
+    most = max(0 if piece.J_rq is None else len(piece.J_rq) for piece in pieces)
+    buffer = np.empty((most, len(part.Z_mq)))
+    for piece in pieces:
+        products_bm = piece.x_bq @ part.Z_mq.T
+        energies_bm = K_bm(products_bm, part, zeta)
         rows.energy_m[columns] += energies_bm.sum(axis=0)
         if rows.energies_nm is not None:
-            rows.energies_nm[centres_b, columns] = energies_bm
-        if gradients:
-            index_p, first_b = block_of_pairs(pairs.first_n, centres_b)
-            gradients_rm = J_pcq.reshape(-1, descriptor.n_features) @ group.Z_mq.T
+            rows.energies_nm[piece.centres_b, columns] = energies_bm
+        if piece.J_rq is not None:
+            gradients_rm = np.matmul(piece.J_rq, part.Z_mq.T, out=buffer[: len(piece.J_rq)])
             add_gradient_rows(
-                products_bm,
-                gradients_rm,
-                group.first_e,
-                zeta,
-                first_b,
-                pairs.i_p[index_p],
-                pairs.j_p[index_p],
-                pairs.D_pc[index_p],
-                int(column_z[z]),
-                rows.forces_rm,
-                rows.strain_vm,
-            )
+                products_bm, gradients_rm, part.first_e, zeta, piece.first_b, piece.i_p, piece.j_p,
+                piece.D_pc, columns.start, rows.forces_rm, rows.strain_vm,
+            )  # fmt: skip
+
+
+def _slices(group: Inducing) -> list[slice]:
+    """Environments of about a thousand columns each, whatever the number of threads."""
+    wanted = np.arange(0, len(group.Z_mq), _COLUMNS)
+    edges = np.unique(np.append(np.searchsorted(group.first_e, wanted), len(group.first_e) - 1))
+    return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
 
 
 @njit

@@ -24,8 +24,9 @@ from kernelpot.doubts import (
 )
 from kernelpot.fitted import Fitted, no_posterior
 from kernelpot.options import Options
-from kernelpot.prediction import evaluate_structure, predictor_of
+from kernelpot.prediction import predictor_of
 from kernelpot.selection import system_of
+from kernelpot.structure_prediction import evaluate_structure
 from kernelpot.training_data import Data
 
 __all__ = ["noise_in_use", "r_squared", "summarise"]

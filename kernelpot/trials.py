@@ -11,8 +11,8 @@ from typing import Any
 from kernelpot.data import Structure
 from kernelpot.environments import jacobian_bytes
 from kernelpot.neighbours import find_pairs
-from kernelpot.prediction import time_predictions
 from kernelpot.race import Runner, Trial, score
+from kernelpot.structure_prediction import time_predictions
 
 __all__ = ["HEATS", "Make", "runner"]
 

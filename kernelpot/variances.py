@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernelpot._machine import one_blas_thread
 from kernelpot.conventions import (
     OBSERVABLES,
     Covariance,
@@ -98,10 +99,12 @@ def standard_deviations(
     kinds = [kind for kind in OBSERVABLES if kind in kinds]
     if not kinds:
         return {}
-    prior = prior_variances(process.components, process.delta_g, system, kinds)
-    K_rm = _rows(process.components, system, kinds)
-    prior_r = np.concatenate([prior[kind] for kind in kinds])
-    std_r = np.sqrt(process.posterior.variance(prior_r, K_rm))
+    # From the first to the last: threads of BLAS that have just worked keep their core for a while.
+    with one_blas_thread():
+        prior = prior_variances(process.components, process.delta_g, system, kinds)
+        prior_r = np.concatenate([prior[kind] for kind in kinds])
+        K_rm = _rows(process.components, system, kinds)
+        std_r = np.sqrt(process.posterior.variance(prior_r, K_rm))
     parts = np.split(std_r, np.cumsum([len(prior[kind]) for kind in kinds])[:-1])
     found = dict(zip(kinds, parts, strict=True))
     if "forces" in found:

@@ -290,10 +290,10 @@ def test_nve_conserves_energy(lmp, model_file, tmp_path):
 
 
 HALT = """
-fix new all pair 1 kernelpot novelty 0
+fix new all pair {every} kernelpot novelty {flag}
 compute most all reduce max f_new
 variable most equal c_most
-fix stop all halt 1 v_most > {threshold} error continue message no
+fix stop all halt {every} v_most > {threshold} error continue message no
 velocity all create 3000 1
 fix nve all nve
 timestep 0.002
@@ -304,12 +304,16 @@ run 500
 
 
 @needs_lammps
-def test_novelty_stops_a_run(lmp, model, model_file, tmp_path):
+@pytest.mark.parametrize(("every", "flag"), [(1, 0), (5, 1)])
+def test_novelty_stops_a_run(lmp, model, model_file, tmp_path, every, flag):
     atoms = bulk("Cu", "fcc", a=3.7, cubic=True) * 2
     calc = Calculator(model)
     threshold = 3.0 * calc.get_property("novelty", atoms).max()
-    one = set_up(lmp(), tmp_path, atoms, model_file, HALT.format(threshold=threshold))
+    one = set_up(
+        lmp(), tmp_path, atoms, model_file, HALT.format(threshold=threshold, every=every, flag=flag)
+    )
     assert 0 < one.get_thermo("step") < 500
+    assert one.get_thermo("step") % every == 0
     found_n = one.numpy.extract_fix("new", 1, 1)[: len(atoms)]
     order = one.numpy.extract_atom("id")[: len(atoms)] - 1
     atoms.positions[order] = one.numpy.extract_atom("x")[: len(atoms)]

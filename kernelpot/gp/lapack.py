@@ -33,7 +33,9 @@ def _routine(module: Any, name: str) -> Any:
     return kind(_address(capsule, signature))
 
 
-_dgemm, _dsymv, _dtrsm = (_routine(cython_blas, name) for name in ("dgemm", "dsymv", "dtrsm"))
+_dgemm, _dsymv, _dtrmm, _dtrsm = (
+    _routine(cython_blas, name) for name in ("dgemm", "dsymv", "dtrmm", "dtrsm")
+)
 _dpotrf, _dpotrs, _dtpqrt = (
     _routine(cython_lapack, name) for name in ("dpotrf", "dpotrs", "dtpqrt")
 )
@@ -177,6 +179,25 @@ def tpqrt(n_trapezoid: int, n_block: int, R: Float, rows: Float) -> Float:
         _at(rows), _leading(rows), _at(factors), _leading(factors), _at(work), ctypes.byref(info),
     )  # fmt: skip
     return factors
+
+
+def trmm(lower: Float, b: Float, *, transposed: bool = False) -> None:
+    """Product of a lower triangle, or of its transpose, with a matrix, in place.
+
+    Parameters
+    ----------
+    lower : Float
+        Fortran order; what stands above its diagonal does not count.
+    b : Float
+        Columns in Fortran order; overwritten.
+    transposed : bool
+        Whether its transpose is meant.
+    """
+    _dtrmm(
+        _char(b"L"), _char(b"L"), _char(b"T" if transposed else b"N"), _char(b"N"),
+        _int(b.shape[0]), _int(b.shape[1]), _double(1.0), _at(lower), _leading(lower),
+        _at(b), _leading(b),
+    )  # fmt: skip
 
 
 def trsm(triangle: Float, b: Float, *, upper: bool = False) -> None:

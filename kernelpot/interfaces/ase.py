@@ -40,6 +40,9 @@ class Calculator(AseCalculator):
         Whether features, their derivatives and products of the kernel are computed in single
         precision: faster, with forces of silicon off by 0.5 meV/angstrom. Standard deviations are
         not concerned.
+    novelty : bool
+        Whether novelty comes with every call, which takes less than a tenth of its time; else only
+        where it is asked for.
 
     Raises
     ------
@@ -54,8 +57,8 @@ class Calculator(AseCalculator):
     ``atoms.calc.get_property("forces_std", atoms)``. Stress exists for cells that are periodic
     in three directions; ``stresses`` are each atom's part of it (of the pairs of which it is the
     centre) and add up to it. There is no entropy in the model: ``free_energy`` is the energy.
-    ``novelty`` says for each atom how unlike its environment is to the nearest inducing one of its
-    species, from 0 to 1 (`kernelpot.collapsed.Local`): it comes with every call, at no cost.
+    ``novelty`` says for each atom what share of the prior variance of its energy the inducing
+    environments leave open, from 0 to 1 (`kernelpot.novelty`): it comes with every call.
     """
 
     name = "kernelpot"
@@ -80,6 +83,7 @@ class Calculator(AseCalculator):
         *,
         skin: float = 0.5,
         single_precision: bool = False,
+        novelty: bool = True,
     ):
         super().__init__()
         if not skin >= 0.0:
@@ -97,6 +101,7 @@ class Calculator(AseCalculator):
         self.predictor = model.predictor_
         if single_precision:
             self.predictor = self.predictor.in_single_precision()
+        self.novelty = bool(novelty) and self.predictor.has_novelty
         self._pair_list = PairList(self.predictor.cutoff, skin=skin)
 
     def calculate(
@@ -150,11 +155,12 @@ class Calculator(AseCalculator):
             if "energy" in wanted:
                 results["energy_std"] = float(found["energy"][0])
         if not set(properties) <= {f"{kind}_std" for kind in wanted}:
-            results = {**results, **self._evaluate(atoms, pairs)}
+            novelty = self.novelty or "novelty" in properties
+            results = {**results, **self._evaluate(atoms, pairs, novelty)}
         self.results = results
 
-    def _evaluate(self, atoms: Atoms, pairs: Any) -> dict[str, Any]:
-        evaluation = self.predictor.evaluate(atoms.numbers, pairs)
+    def _evaluate(self, atoms: Atoms, pairs: Any, novelty: bool) -> dict[str, Any]:
+        evaluation = self.predictor.evaluate(atoms.numbers, pairs, novelty=novelty)
         energy = float(evaluation.energies_n.sum())
         results = {
             "energy": energy,
@@ -162,7 +168,7 @@ class Calculator(AseCalculator):
             "energies": evaluation.energies_n,
             "forces": evaluation.forces_nc,
         }
-        if self.predictor.has_novelty:
+        if novelty:
             results["novelty"] = evaluation.novelty_n
         if atoms.pbc.all():
             stresses_nv = voigt_from_tensor(evaluation.strain_ncd) / atoms.get_volume()

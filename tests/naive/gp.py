@@ -70,9 +70,12 @@ def dtc(K_mm, K_rm, y_r, sigma_r, delta, K_sm, K_ss):
     return Q_sr @ alpha_r, variance, log_evidence
 
 
-def nearest_environment(x, inducing):
-    """Largest product of a vector with the environments alone; 0 where all are less."""
-    return max([0.0, *(x @ y for y, tau in variables(inducing) if tau is None)])
+def novelty(x, inducing, zeta):
+    """Variance of the value at x given those at the environments alone; 1 is that of no data."""
+    known = [(y, None) for y, tau in variables(inducing) if tau is None]
+    K = np.array([[covariance(a, b, zeta) for b in known] for a in known])
+    k = np.array([covariance((x, None), b, zeta) for b in known])
+    return 1.0 - k @ np.linalg.solve(K, k)
 
 
 def functional_covariance(one, other, zeta):

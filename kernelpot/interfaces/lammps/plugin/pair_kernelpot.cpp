@@ -36,7 +36,9 @@ extern "C" void kernelpot_connect(kernelpot_open_t open, kernelpot_evaluate_t ev
 
 /* ---------------------------------------------------------------------- */
 
-PairKernelpot::PairKernelpot(LAMMPS *lmp) : Pair(lmp), handle(-1), has_novelty(0), cutoff(0.0), least(0.0)
+PairKernelpot::PairKernelpot(LAMMPS *lmp)
+    : Pair(lmp), handle(-1), has_novelty(0), novelty_read(false), novelty_triggered(false),
+      novelty_flag(0), cutoff(0.0), least(0.0)
 {
   single_enable = 0;
   restartinfo = 0;
@@ -132,7 +134,8 @@ void PairKernelpot::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
   place.assign(atom->nlocal + atom->nghost, -1);
-  novelty.assign(atom->nmax, 0.0);
+  const bool wanted = novelty_read && (!novelty_triggered || novelty_flag);
+  if (wanted) novelty.assign(atom->nmax, 0.0);
 
   char message[KERNELPOT_MESSAGE] = "";
   int status = 0;
@@ -145,8 +148,9 @@ void PairKernelpot::compute(int eflag, int vflag)
                                block.i_p.size(), block.numbers.data(), block.i_p.data(),
                                block.j_p.data(), block.D_pc.data(), block.r_p.data(),
                                block.first_n.data(), block.energies.data(), block.forces.data(),
-                               block.strain.data(), block.novelty.data(), message);
-    if (status >= 0) scatter();
+                               block.strain.data(),
+                               wanted ? block.novelty.data() : nullptr, message);
+    if (status >= 0) scatter(wanted);
     for (int atom_of : block.atoms) place[atom_of] = -1;
   }
   agree(status, message);
@@ -219,7 +223,7 @@ int PairKernelpot::gather(int first, char *message)
    add the block's results; LAMMPS sends the forces on ghosts home
 ------------------------------------------------------------------------- */
 
-void PairKernelpot::scatter()
+void PairKernelpot::scatter(bool wanted)
 {
   double **f = atom->f;
   for (size_t k = 0; k < block.atoms.size(); k++)
@@ -229,7 +233,7 @@ void PairKernelpot::scatter()
   static constexpr int ENTRY[6] = {0, 4, 8, 1, 2, 5};
   for (size_t k = 0; k + 1 < block.first_n.size(); k++) {
     const int i = block.atoms[k];
-    novelty[i] = block.novelty[k];
+    if (wanted) novelty[i] = block.novelty[k];
     if (eflag_global) eng_vdwl += block.energies[k];
     if (eflag_atom) eatom[i] += block.energies[k];
     for (int v = 0; v < 6; v++) {
@@ -257,8 +261,16 @@ void PairKernelpot::agree(int status, const char *message)
 }
 
 /* ----------------------------------------------------------------------
-   fix ID all pair N kernelpot novelty 0
+   fix ID all pair N kernelpot novelty 1: computed on every Nth step; with 0 on every step
 ------------------------------------------------------------------------- */
+
+void *PairKernelpot::extract(const char *name, int &dimension)
+{
+  dimension = 0;
+  if (strcmp(name, "novelty_flag") != 0) return nullptr;
+  novelty_triggered = true;
+  return &novelty_flag;
+}
 
 void *PairKernelpot::extract_peratom(const char *name, int &n_columns)
 {
@@ -267,6 +279,8 @@ void *PairKernelpot::extract_peratom(const char *name, int &n_columns)
     error->all(FLERR, "pair_style kernelpot: novelty compares environments with inducing ones, "
                       "which a linear kernel does not do: fit with zeta of 2 or more");
   n_columns = 0;
+  novelty_read = true;
+  if ((int) novelty.size() < atom->nmax) novelty.resize(atom->nmax, 0.0);
   return novelty.data();
 }
 

@@ -24,7 +24,7 @@ typedef int (*kernelpot_open_t)(const char *path, int n_elements, const char *co
                                 char *message);
 
 // Energies (eV) of the first n_centres of n_atoms atoms, forces (eV/angstrom) that these exert on
-// all, each centre's 3x3 part of dE/dstrain (eV), and each centre's novelty.
+// all, each centre's 3x3 part of dE/dstrain (eV), and each centre's novelty unless it is null.
 typedef int (*kernelpot_evaluate_t)(int handle, intptr_t n_atoms, intptr_t n_centres,
                                     intptr_t n_pairs, const intptr_t *numbers, const intptr_t *i_p,
                                     const intptr_t *j_p, const double *D_pc, const double *r_p,
@@ -47,6 +47,7 @@ class PairKernelpot : public Pair {
   void coeff(int, char **) override;
   void init_style() override;
   double init_one(int, int) override;
+  void *extract(const char *, int &) override;
   void *extract_peratom(const char *, int &) override;
   double memory_usage() override;
 
@@ -61,6 +62,9 @@ class PairKernelpot : public Pair {
 
   int handle;
   int has_novelty;
+  bool novelty_read;         // whether anybody reads it
+  bool novelty_triggered;    // whether only where novelty_flag says so
+  int novelty_flag;
   double cutoff, least;
   std::vector<intptr_t> numbers;    // atomic number of each element of `map`
   std::vector<int> place;           // index in the block of each atom of LAMMPS, or -1
@@ -69,7 +73,7 @@ class PairKernelpot : public Pair {
 
   void close();
   int gather(int first, char *message);
-  void scatter();
+  void scatter(bool wanted);
   void agree(int status, const char *message);
 };
 
