@@ -352,7 +352,7 @@ def test_laws(extrapolation):
         assert_allclose(found.ratio_nk, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_samples_are_bounded_and_repeatable(model, emt_images):
+def test_samples_are_bounded_and_repeatable(model, emt_images, monkeypatch):
     train = structures(emt_images[::2])
     few = [Extrapolation.of(model.fitted_, train, n_sample=24, random_state=s) for s in (5, 5, 6)]
     first, again, other = (one.to_arrays() for one in few)
@@ -368,6 +368,10 @@ def test_samples_are_bounded_and_repeatable(model, emt_images):
     assert_array_equal(first["shortest_zz"], other["shortest_zz"])
     found = np.concatenate([few[0].of_structure(one).extrapolates_n for one in train])
     assert 0.0 < found.mean() < 0.7
+    monkeypatch.setattr("kernelpot.uncertainty.extrapolation._MEMORY", 2.0**14)
+    small = Extrapolation.of(model.fitted_, train).to_arrays()
+    sizes = [array.nbytes for name, array in small.items() if name.endswith(("x_eq", "W_kq"))]
+    assert sum(sizes) <= 2**14
 
 
 def test_arrays_make_the_same_again(tmp_path, model, extrapolation, emt_images):
