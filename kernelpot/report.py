@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms, units
@@ -14,9 +11,7 @@ from numpy.typing import ArrayLike
 
 from kernelpot.conventions import LABEL_KINDS, Float, Prediction, as_float
 from kernelpot.data import LabelKeys, structures_from_atoms
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from kernelpot.report_tables import ErrorRow, csv_table, json_table, markdown_table, rich_table
 
 __all__ = [
     "ALL",
@@ -53,18 +48,6 @@ class Comparison(NamedTuple):
     reference: Float  # (n_numbers,), in UNITS[kind]
     predicted: Float  # (n_numbers,), in UNITS[kind]
     group: np.ndarray  # (n_numbers,), str
-
-
-class ErrorRow(NamedTuple):
-    """Errors of one kind of label in one group of structures."""
-
-    group: str
-    kind: str
-    unit: str
-    mae: float
-    rmse: float
-    max: float
-    count: int
 
 
 class LearningCurve(NamedTuple):
@@ -211,63 +194,6 @@ def error_table(compared: Sequence[Comparison], *, by_group: bool = False) -> tu
     return tuple(rows)
 
 
-def markdown_table(rows: Sequence[ErrorRow]) -> str:
-    """Errors as a table in Markdown.
-
-    Parameters
-    ----------
-    rows : Sequence[ErrorRow]
-        From `error_table`.
-
-    Returns
-    -------
-    str
-        The table, without a final line break.
-    """
-    lines = [
-        "| group | label | MAE | RMSE | max | unit | numbers |",
-        "|---|---|--:|--:|--:|---|--:|",
-    ]
-    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def csv_table(rows: Sequence[ErrorRow]) -> str:
-    """Errors as comma-separated values, with a heading.
-
-    Parameters
-    ----------
-    rows : Sequence[ErrorRow]
-        From `error_table`.
-
-    Returns
-    -------
-    str
-        One line per row.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(ErrorRow._fields)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def json_table(rows: Sequence[ErrorRow]) -> str:
-    """Errors as a JSON list of objects.
-
-    Parameters
-    ----------
-    rows : Sequence[ErrorRow]
-        From `error_table`.
-
-    Returns
-    -------
-    str
-        One object per row.
-    """
-    return json.dumps([row._asdict() for row in rows], indent=1) + "\n"
-
-
 def in_units(kind: str, value: float) -> float:
     """An error in the unit of error tables.
 
@@ -284,36 +210,6 @@ def in_units(kind: str, value: float) -> float:
         In ``UNITS[kind]``.
     """
     return _FROM_EV_ANGSTROM[kind] * value
-
-
-def rich_table(rows: Sequence[ErrorRow], title: str) -> Table:
-    """Errors as a table for the terminal.
-
-    Parameters
-    ----------
-    rows : Sequence[ErrorRow]
-        From `error_table`.
-    title : str
-        Stands above the table.
-
-    Returns
-    -------
-    Table
-        For rich's console.
-    """
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for name in ("group", "label"):
-        table.add_column(name)
-    for name in ("MAE", "RMSE", "max"):
-        table.add_column(name, justify="right")
-    table.add_column("unit")
-    table.add_column("numbers", justify="right")
-    for row, following in zip(rows, (*rows[1:], None), strict=True):
-        last = following is None or following.group != row.group
-        table.add_row(*_cells(row), end_section=last)
-    return table
 
 
 def nested_subsets(
@@ -425,8 +321,3 @@ def _error_row(group: str, comparison: Comparison, members: np.ndarray) -> Error
         max=float(np.max(np.abs(error))),
         count=int(error.size),
     )
-
-
-def _cells(row: ErrorRow) -> list[str]:
-    numbers = [f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in row[3:6]]
-    return [row.group, row.kind, *numbers, row.unit, str(row.count)]

@@ -14,7 +14,7 @@ from kernelpot.report_dimers import Dimer
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["dimer_figure", "learning_curve_figure", "parity_figure"]
+__all__ = ["COLOURS", "dimer_figure", "learning_curve_figure", "parity_figure"]
 
 # Axes show energies and forces in eV, errors in meV.
 _AXES = {
@@ -25,7 +25,7 @@ _AXES = {
 _MANY_POINTS = 2000
 _MANY_GROUPS = 8
 # Okabe and Ito's colours, told apart by the colour-blind too.
-_COLOURS = (
+COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#332288",
 )  # fmt: skip
 
@@ -88,7 +88,7 @@ def learning_curve_figure(curve: LearningCurve) -> Figure:
             next(row for row in table if (row.group, row.kind) == (ALL, kind))
             for table in curve.tables
         ]
-        for name, marker, colour in (("mae", "o", _COLOURS[0]), ("rmse", "s", _COLOURS[1])):
+        for name, marker, colour in (("mae", "o", COLOURS[0]), ("rmse", "s", COLOURS[1])):
             errors = [getattr(row, name) for row in rows]
             axes.loglog(curve.sizes, errors, marker + "-", color=colour, label=name.upper())
             axes.annotate(
@@ -162,15 +162,15 @@ def _dimer_panel(axes: Any, dimer: Dimer) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
     axes.axhline(0.0, color="black", linewidth=0.6, zorder=0)
-    axes.plot(dimer.distances, dimer.energies, color=_COLOURS[0])
+    axes.plot(dimer.distances, dimer.energies, color=COLOURS[0])
     axes.set_xlim(0.0, dimer.distances[-1])
     axes.grid(True, alpha=0.3)
     note = ""
     if dimer.hole is not None:
-        axes.axvspan(dimer.distances[0], dimer.hole.barrier, color=_COLOURS[1], alpha=0.25, lw=0)
+        axes.axvspan(dimer.distances[0], dimer.hole.barrier, color=COLOURS[1], alpha=0.25, lw=0)
         note = f"hole {dimer.hole.depth:.3g} eV\ninside {dimer.hole.barrier:.2f} A\n"
     if dimer.well is not None:
-        axes.plot(*dimer.well, "o", color=_COLOURS[2], markersize=4)
+        axes.plot(*dimer.well, "o", color=COLOURS[2], markersize=4)
         note += f"minimum {dimer.well.energy:.3g} eV\nat {dimer.well.distance:.2f} A"
     axes.text(0.96, 0.93, dimer.name, transform=axes.transAxes, ha="right", va="top", weight="bold")
     axes.text(0.96, 0.80, note, transform=axes.transAxes, ha="right", va="top", fontsize=8)
@@ -190,10 +190,10 @@ def _parity_panel(upper: Any, lower: Any, comparison: Comparison) -> None:
             reference, predicted, gridsize=70, bins="log", mincnt=1, cmap="viridis_r",
             extent=(*limits, *limits), linewidths=0.2,
         )  # fmt: skip
-        lower.plot(reference, error, ",", color=_COLOURS[0], alpha=0.4, rasterized=True)
+        lower.plot(reference, error, ",", color=COLOURS[0], alpha=0.4, rasterized=True)
     else:
         few_groups = 1 < len(names) <= _MANY_GROUPS
-        for colour, group in zip(_COLOURS, names if few_groups else [None], strict=False):
+        for colour, group in zip(COLOURS, names if few_groups else [None], strict=False):
             members = comparison.group == group if few_groups else slice(None)
             style = {"color": colour, "markersize": 4, "alpha": 0.6, "markeredgewidth": 0}
             upper.plot(reference[members], predicted[members], "o", label=group, **style)
