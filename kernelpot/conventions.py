@@ -171,6 +171,15 @@ class Covariance(NamedTuple):
         return float(np.sqrt(max(weights_r @ self.matrix @ weights_r, 0.0)))
 
 
+class Interval(NamedTuple):
+    """Half-widths about predictions, such that this share of labels is within them."""
+
+    level: float
+    energy: Float  # (n_structures,), eV
+    forces: list[Float]  # one (n_atoms, 3) per structure, eV/angstrom
+    stress: Float  # (n_structures, 6), eV/angstrom^3
+
+
 class Prediction(NamedTuple):
     """What a model says of a list of structures; an entry is None where it was not asked for.
 
@@ -186,6 +195,7 @@ class Prediction(NamedTuple):
     stress_std: Float | None = None  # as stress
     energies_std: list[Float] | None = None  # as energies
     cov: Covariance | None = None
+    interval: Interval | None = None
 
 
 Settings = dict[str, Any]

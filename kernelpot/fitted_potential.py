@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import kernelpot.model_file as model_file
 from kernelpot._machine import side_by_side
-from kernelpot.conventions import LABEL_KINDS, Float, Prediction
+from kernelpot.conventions import LABEL_KINDS, Float, Interval, Prediction
 from kernelpot.data import LabelKeys, Noise, Structure, structures_from_atoms
 from kernelpot.descriptors import DESCRIPTORS
 from kernelpot.descriptors.protocol import Descriptor
@@ -24,6 +24,8 @@ from kernelpot.model_state import State, pack
 from kernelpot.prediction import Predictor, predictor_of
 from kernelpot.structure_prediction import covariance_of, deviations_of, evaluate_structure
 from kernelpot.summary import noise_in_use, r_squared
+from kernelpot.training_data import say_nothing
+from kernelpot.uncertainty.recalibration import errors_by_kind, recalibrate, uncalibrated
 from kernelpot.variances import check_kinds
 
 __all__ = ["FittedPotential"]
@@ -50,6 +52,7 @@ class FittedPotential:
         images: Iterable[Atoms],
         return_std: bool | str | Collection[str] = False,
         return_cov: bool | str | Collection[str] = False,
+        return_interval: float | None = None,
     ) -> Prediction:
         """Energies, forces and stresses of structures; labels they carry are not looked at.
 
@@ -64,13 +67,16 @@ class FittedPotential:
             Likewise for posterior covariances of any two numbers of all structures: of energies
             for a difference of energies, say, whose variance is not the sum of theirs. Takes the
             square of the memory that the predicted numbers do, and derivatives of all features.
+        return_interval : float | None
+            Share of labels that intervals about the predictions are to hold, 0.95 say. What they
+            are made of is in `calibration_`: calibrate the model first.
 
         Returns
         -------
         Prediction
             ``energy`` (n,), ``forces`` list of (n_atoms, 3), ``stress`` (n, 6), ``energies`` list
             of (n_atoms,); ``energy_std``, ``forces_std``, ``stress_std`` and ``energies_std`` of
-            the same shapes, or None; ``cov``, or None.
+            the same shapes, or None; ``cov`` and ``interval``, or None.
 
         Raises
         ------
@@ -79,6 +85,13 @@ class FittedPotential:
         """
         check_is_fitted(self, "fitted_")
         kinds, joint = check_kinds(return_std, "return_std"), check_kinds(return_cov, "return_cov")
+        if return_interval is not None:
+            if not 0.0 < return_interval < 1.0:
+                raise ValueError(
+                    f"return_interval must be between 0 and 1; got {return_interval!r} (0.95 is 95 "
+                    "per cent)"
+                )
+            kinds = tuple(dict.fromkeys([*kinds, *LABEL_KINDS]))
         structures = self._structures(images, labels="ignore")
         results = side_by_side(self._evaluate, structures)
         std_s = [deviations_of(self.predictor_, one, kinds) for one in structures if kinds]
@@ -93,8 +106,85 @@ class FittedPotential:
             stress=np.array([r[2] for r in results]),
             energies=[r[3] for r in results],
             cov=covariance_of(self.predictor_, structures, joint) if joint else None,
+            interval=self._interval(structures, std_s, return_interval),
             **std,
         )
+
+    def _interval(
+        self, structures: list[Structure], std_s: list[dict[str, Float]], level: float | None
+    ) -> Interval | None:
+        if level is None:
+            return None
+
+        def of(kind: str) -> list[Float]:
+            return [
+                self.calibration_.half_width(kind, std[kind], one.numbers_n, level)
+                for one, std in zip(structures, std_s, strict=True)
+            ]
+
+        energy_s, stress_sv = np.concatenate(of("energy")), np.array(of("stress"))
+        return Interval(level, energy_s, of("forces"), stress_sv)
+
+    def calibrate(self, images: Iterable[Atoms], *, left_out: bool = False) -> FittedPotential:
+        """Learn from errors how wide standard deviations and intervals have to be.
+
+        Parameters
+        ----------
+        images : Iterable[Atoms]
+            Labelled structures that the model was not fitted to, like those it will be used for;
+            a few tens. Energies of other sources than the reference count less their shifts.
+        left_out : bool
+            Whether these are structures that it was fitted to, all or some: then each is predicted
+            by all others (`leave_one_out`), and nothing need be held out.
+
+        Returns
+        -------
+        FittedPotential
+            Itself; ``calibration_`` is what was learned. It is forgotten by the next fit.
+
+        Raises
+        ------
+        ValueError
+            If a structure is not valid, cannot have been in the fit where it should, or the model
+            has no posterior (``basis="full"``).
+        """
+        check_is_fitted(self, "fitted_")
+        structures = self._structures(images, labels="required")
+        if left_out:
+            found = leave_one_out(
+                self.fitted_, structures, self.doubts_, self.progress, noise=False
+            )
+        else:
+            found = self._held_out_errors(structures)
+        source = "leave-one-out" if left_out else "held-out"
+        noise = {kind: self._noise_of(kind) for kind in LABEL_KINDS}
+        self.calibration_ = recalibrate(errors_by_kind(structures, found), noise, source)
+        return self
+
+    def _held_out_errors(self, structures: list[Structure]) -> LabelErrors:
+        self.fitted_.posterior()  # says so where there is none
+        labelled = self.fitted_.shifts.to_reference(structures)
+        results = side_by_side(self._evaluate, structures)
+        tell = self.progress or say_nothing
+        std_s = []
+        for s, one in enumerate(structures):
+            std_s.append(deviations_of(self.predictor_, one, LABEL_KINDS))
+            tell("calibration", s + 1, len(structures))
+        return LabelErrors(
+            np.array([r[0] - one.energy for r, one in zip(results, labelled, strict=True)]),
+            np.array([std["energy"][0] for std in std_s]),
+            [r[1] - one.forces_nc for r, one in zip(results, labelled, strict=True)],
+            [std["forces"] for std in std_s],
+            np.array([r[2] - one.stress_v for r, one in zip(results, labelled, strict=True)]),
+            np.array([std["stress"] for std in std_s]),
+        )
+
+    def _noise_of(self, kind: str) -> float:
+        """Of the reference source."""
+        noise = self.noise_[kind]
+        if isinstance(noise, dict):
+            return noise.get(self.reference_source_, next(iter(noise.values())))
+        return noise
 
     def score(self, images: Iterable[Atoms], y: None = None) -> float:
         """Coefficient of determination R^2 of the force components, or of the energies per atom
@@ -187,7 +277,9 @@ class FittedPotential:
         if not isinstance(self.selector, str):
             # A file without code keeps the name; the choice itself is in the inducing variables.
             parameters["selector"] = getattr(self.selector, "__name__", repr(self.selector))
-        state = State(parameters, self._descriptor, self.fitted_, self.training_summary_)
+        state = State(
+            parameters, self._descriptor, self.fitted_, self.training_summary_, self.calibration_
+        )
         model_file.write(path, *pack(state))
 
     # ---------------------------------------------------------------------- for the estimator
@@ -221,6 +313,7 @@ class FittedPotential:
             for kind in LABEL_KINDS
         }
         self.predictor_ = predictor_of(fitted)
+        self.calibration_ = uncalibrated({kind: self._noise_of(kind) for kind in LABEL_KINDS})
 
     def _evaluate(self, structure: Structure) -> tuple[float, Float, Float, Float]:
         return evaluate_structure(self.predictor_, structure)

@@ -14,6 +14,8 @@ from kernelpot.fitted import Fitted
 from kernelpot.gp.leave_out import leave_block_out
 from kernelpot.label_rows import LabelRows, label_rows
 from kernelpot.options import effective_noise
+from kernelpot.prior_variances import prior_variances
+from kernelpot.selection import system_of
 
 __all__ = ["leave_one_out"]
 
@@ -23,6 +25,8 @@ def leave_one_out(
     structures: Sequence[Structure],
     doubts: Sequence[Doubt] = (),
     progress: Progress | None = None,
+    *,
+    noise: bool = True,
 ) -> LabelErrors:
     """Errors on each structure of the fit to all others.
 
@@ -39,19 +43,21 @@ def leave_one_out(
         Labels that counted less in it.
     progress : Progress | None
         Called with the stage "leave one out", what is done and the total.
+    noise : bool
+        Whether standard deviations hold the noise of the labels, as if these had weight 1.
 
     Returns
     -------
     LabelErrors
-        In the order given. Standard deviations hold what the others leave open in the span of the
-        inducing variables, and the noise of labels of weight 1.
+        In the order given. Standard deviations hold what the inducing variables cannot see, and
+        what the others leave open.
 
     Raises
     ------
     DataError
         If a structure cannot have been in the fit.
     """
-    posterior = fitted.posterior()
+    posterior, n_front = fitted.posterior(), fitted.shifts.n_columns
     counted = effective_noise(fitted.noise, fitted.force_priority)
     energy_s, energy_std_s = np.full((2, len(structures)), np.nan)
     stress_sv, stress_std_sv = np.full((2, len(structures), 6), np.nan)
@@ -81,8 +87,12 @@ def leave_one_out(
             ) from error
         # Without its own noise, which is 1 in units of what the label counted with.
         open_r = np.maximum(np.diag(covariance_rr) - 1.0, 0.0) * sigma_r**2
-        own_r = _joined([_own_noise(one, structures[s], fitted) for one in rows])
-        parts = _by_kind(rows, -residual_r * sigma_r, np.sqrt(open_r + own_r**2), structure.n_atoms)
+        known_r = np.sum((phi_rk * posterior.delta_k)[:, n_front:] ** 2, axis=1) * sigma_r**2
+        variance_r = open_r + np.maximum(_prior(rows, structure, fitted) - known_r, 0.0)
+        if noise:
+            own_r = _joined([_own_noise(one, structures[s], fitted) for one in rows])
+            variance_r += own_r**2
+        parts = _by_kind(rows, -residual_r * sigma_r, np.sqrt(variance_r), structure.n_atoms)
         (energy_s[s], energy_std_s[s]), of_forces, (stress_sv[s], stress_std_sv[s]) = parts
         forces.append(of_forces[0])
         forces_std.append(of_forces[1])
@@ -93,6 +103,21 @@ def leave_one_out(
 
 def _joined(parts: Sequence[Float]) -> Float:
     return np.concatenate([np.zeros(0), *parts])
+
+
+def _prior(rows: Sequence[LabelRows], structure: Structure, fitted: Fitted) -> Float:
+    """Prior variances of the labels; energies per atom."""
+    longest = max((one.descriptor for one in fitted.components), key=lambda bound: bound.cutoff)
+    kinds = [one.label.kind for one in rows]
+    system = system_of(longest, structure)
+    found = prior_variances(fitted.components, fitted.delta_g, system, kinds)
+    per = {"energy": structure.n_atoms, "stress": structure.volume if structure.periodic else 1.0}
+    return _joined(
+        [
+            found[kind][one.place_r] / per.get(kind, 1.0) ** 2
+            for kind, one in zip(kinds, rows, strict=True)
+        ]
+    )
 
 
 def _own_noise(rows: LabelRows, structure: Structure, fitted: Fitted) -> Float:

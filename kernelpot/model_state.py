@@ -20,11 +20,15 @@ from kernelpot.rows import Component
 from kernelpot.sources import SourceShifts
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
+from kernelpot.uncertainty.recalibration import Recalibration
 
 __all__ = ["State", "pack", "unpack"]
 
 _ONE_SOURCE = {"reference": "", "sources": [], "species": [], "start": [], "learned": []}
 """Files of earlier versions say nothing of sources."""
+_NONE = {"source": "none", "scales": []}
+"""Nor of calibration."""
+_SCORES = "calibration/"
 _UNITS = {"energy": "eV", "length": "angstrom", "stress": "eV/angstrom^3"}
 
 
@@ -35,6 +39,7 @@ class State(NamedTuple):
     descriptor: Descriptor | list[Descriptor]  # of the library's own
     fitted: Fitted
     summary: dict[str, Any]
+    calibration: Recalibration
 
 
 def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
@@ -109,7 +114,10 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
         "rows": rows,
         "seconds": fitted.seconds,
         "training": state.summary,
+        "calibration": state.calibration.to_settings(),
     }
+    scores = state.calibration.to_arrays()
+    arrays |= {f"{_SCORES}{name}": scores_r for name, scores_r in scores.items()}
     return header, arrays
 
 
@@ -173,7 +181,13 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
     if triangles:
         fitted = fitted._replace(posterior=functools.partial(solve, fitted))
     descriptor = descriptors if header["several_descriptors"] else descriptors[0]
-    return State(header["parameters"], descriptor, fitted, header["training"])
+    scores = {
+        name.removeprefix(_SCORES): array
+        for name, array in arrays.items()
+        if name.startswith(_SCORES)
+    }
+    calibration = Recalibration.from_settings(header.get("calibration", _NONE), scores)
+    return State(header["parameters"], descriptor, fitted, header["training"], calibration)
 
 
 def _blocks(bound: BoundDescriptor) -> list[str]:

@@ -156,6 +156,9 @@ class KernelPotential(FittedPotential, BaseEstimator):
         Number of inducing environments.
     doubts_ : tuple[Doubt, ...]
         Labels far from what the others say, the worst first; they count less in robust fits only.
+    calibration_ : Recalibration
+        How standard deviations become those of errors; after `calibrate` by errors on structures
+        that were left out, else as the fit has it.
     training_summary_ : dict[str, Any]
         Counts, errors on the training data, hash of the data, versions, times.
     auto_ : dict[str, Any]
@@ -451,6 +454,8 @@ def load(path: str | PathLike[str]) -> KernelPotential:
     model._descriptor = state.descriptor
     model._adopt(state.fitted)
     model.training_summary_ = state.summary
+    if state.calibration.kinds:
+        model.calibration_ = state.calibration
     if "auto" in state.summary:
         model.auto_ = state.summary["auto"]
     return model
