@@ -311,6 +311,8 @@ def test_mistakes_are_named():
         calibration([1.0, np.nan, 1.0], one)
     with pytest.raises(ValueError, match=r"2 of 3 .* the first is number 1: 0\. .*noise"):
         calibration(one, [1.0, 0.0, -1.0])
+    with pytest.raises(ValueError, match=r"level 0\.8, and coverage is that of 0\.5, 0\.9"):
+        calibration(one, one, {0.8: one})
     with pytest.raises(ValueError, match="n_bins must be 1"):
         error_bins(one, one, 0)
     with pytest.raises(ValueError, match="level must be between 0 and 1; got 95"):

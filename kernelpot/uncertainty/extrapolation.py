@@ -111,9 +111,9 @@ class Extrapolation:
         n_sample : int
             Environments of each block of centres (of a species, or of all where they are shared)
             that others are compared with, at most; fewer where they would take more than 256 MiB.
-            Of training environments that are not among them about 1 in 50 is called extrapolation,
-            by little (silicon of mlearn, 13,000 environments: 3.3 per cent with 1000, 1.6 with
-            2000, 0.9 with 4000). Shortest distances are those of all structures.
+            Of training environments that are not among them a few per cent are called
+            extrapolation, by little (silicon of mlearn, 13,000 environments: 3.3 per cent with
+            1000, 1.6 with 2000, 0.9 with 4000). Shortest distances are those of all structures.
         random_state : int | None
             Seed of the choice of environments.
 

@@ -56,8 +56,8 @@ class Calibration(NamedTuple):
     coverage: tuple[float, ...]  # of the intervals at `COVERAGES`
     spearman: float  # of |error| and standard deviation; NaN where either is always the same
     auroc: float
-    """How well the standard deviation finds the tenth of largest |error|: the chance that one of
-    these has the larger standard deviation. 0.5 is chance; NaN where all |error| are the same."""
+    """How well the standard deviation finds the tenth of largest errors: the chance that one of
+    these has the larger standard deviation. 0.5 is chance; NaN where all are equally large."""
     rmse: float
     count: int
 
@@ -101,10 +101,16 @@ def calibration(
     ------
     ValueError
         If there are no numbers, the shapes differ, a number is not finite, or a standard deviation
-        is not positive.
+        is not positive; or if intervals are of other levels than `COVERAGES`.
     """
     error_r, sigma_r = _checked(error_r, sigma_r)
     half_width = {} if half_width is None else half_width
+    unknown = sorted(set(half_width) - set(COVERAGES))
+    if unknown:
+        raise ValueError(
+            f"half_width has intervals of level {unknown[0]!r}, and coverage is that of "
+            f"{', '.join(f'{level:g}' for level in COVERAGES)}: see coverage() for others"
+        )
     z_r = error_r / sigma_r
     level_r = np.sort(erf(np.abs(z_r) / math.sqrt(2.0)))
     covered = [
@@ -260,8 +266,8 @@ def auroc(error_r: ArrayLike, score_r: ArrayLike, worst: float = WORST) -> float
     """Chance that a score is larger for one of the largest errors than for one of the others.
 
     The area under the receiver operating characteristic, by ranks (Mann and Whitney, Ann. Math.
-    Stat. 18, 50 (1947)). Equal scores count half; an |error| equal to the least of the largest is
-    one of them.
+    Stat. 18, 50 (1947)). Equal scores count half; an error as large as the least of the largest
+    is one of them.
 
     Parameters
     ----------
@@ -303,7 +309,7 @@ def conformal_factor(score_r: ArrayLike, level: float) -> float:
     """By what standard deviations are multiplied to cover a share of new errors, for certain.
 
     Split-conformal prediction: if new numbers are exchangeable with those of ``score_r``, an
-    |error| is at most this factor times its standard deviation with a probability of at least
+    ``|error|`` is at most this factor times its standard deviation with a probability of at least
     ``level``, whatever the distributions; and of at most ``level + 1 / (n + 1)`` if no two scores
     are the same. (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, Springer
     (2005); Lei, G'Sell, Rinaldo, Tibshirani and Wasserman, J. Am. Stat. Assoc. 113, 1094 (2018).)
@@ -313,7 +319,7 @@ def conformal_factor(score_r: ArrayLike, level: float) -> float:
     Parameters
     ----------
     score_r : ArrayLike
-        |error| / standard deviation of numbers that the model was not fitted to, shape (n,).
+        ``|error|`` / standard deviation of numbers that the model was not fitted to, shape (n,).
     level : float
         Share that is to be covered, between 0 and 1.
 
