@@ -152,7 +152,7 @@ class FittedPotential:
         structures = self._structures(images, labels="required")
         if left_out:
             found = leave_one_out(
-                self.fitted_, structures, self.doubts_, self.progress, noise=False
+                self.fitted_, structures, self.doubts_, self.progress, epistemic=True
             )
         else:
             found = self._held_out_errors(structures)

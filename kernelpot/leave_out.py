@@ -26,7 +26,7 @@ def leave_one_out(
     doubts: Sequence[Doubt] = (),
     progress: Progress | None = None,
     *,
-    noise: bool = True,
+    epistemic: bool = False,
 ) -> LabelErrors:
     """Errors on each structure of the fit to all others.
 
@@ -43,14 +43,15 @@ def leave_one_out(
         Labels that counted less in it.
     progress : Progress | None
         Called with the stage "leave one out", what is done and the total.
-    noise : bool
-        Whether standard deviations hold the noise of the labels, as if these had weight 1.
+    epistemic : bool
+        Whether standard deviations are those of the posterior: what the inducing variables cannot
+        see, and what the others leave open.
 
     Returns
     -------
     LabelErrors
-        In the order given. Standard deviations hold what the inducing variables cannot see, and
-        what the others leave open.
+        In the order given. Standard deviations that are not epistemic hold what the others leave
+        open in the span of the inducing variables, and the noise of labels of weight 1.
 
     Raises
     ------
@@ -87,12 +88,13 @@ def leave_one_out(
             ) from error
         # Without its own noise, which is 1 in units of what the label counted with.
         open_r = np.maximum(np.diag(covariance_rr) - 1.0, 0.0) * sigma_r**2
-        known_r = np.sum((phi_rk * posterior.delta_k)[:, n_front:] ** 2, axis=1) * sigma_r**2
-        variance_r = open_r + np.maximum(_prior(rows, structure, fitted) - known_r, 0.0)
-        if noise:
-            own_r = _joined([_own_noise(one, structures[s], fitted) for one in rows])
-            variance_r += own_r**2
-        parts = _by_kind(rows, -residual_r * sigma_r, np.sqrt(variance_r), structure.n_atoms)
+        if epistemic:
+            known_r = np.sum((phi_rk * posterior.delta_k)[:, n_front:] ** 2, axis=1) * sigma_r**2
+            more_r = np.maximum(_prior(rows, structure, fitted) - known_r, 0.0)
+        else:
+            more_r = _joined([_own_noise(one, structures[s], fitted) for one in rows]) ** 2
+        std_r = np.sqrt(open_r + more_r)
+        parts = _by_kind(rows, -residual_r * sigma_r, std_r, structure.n_atoms)
         (energy_s[s], energy_std_s[s]), of_forces, (stress_sv[s], stress_std_sv[s]) = parts
         forces.append(of_forces[0])
         forces_std.append(of_forces[1])
@@ -111,12 +113,10 @@ def _prior(rows: Sequence[LabelRows], structure: Structure, fitted: Fitted) -> F
     kinds = [one.label.kind for one in rows]
     system = system_of(longest, structure)
     found = prior_variances(fitted.components, fitted.delta_g, system, kinds)
-    per = {"energy": structure.n_atoms, "stress": structure.volume if structure.periodic else 1.0}
+    volume = structure.volume if structure.periodic else np.nan
+    per = {"energy": structure.n_atoms, "forces": 1.0, "stress": volume}
     return _joined(
-        [
-            found[kind][one.place_r] / per.get(kind, 1.0) ** 2
-            for kind, one in zip(kinds, rows, strict=True)
-        ]
+        [found[k][one.place_r] / per[k] ** 2 for k, one in zip(kinds, rows, strict=True)]
     )
 
 

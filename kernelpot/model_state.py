@@ -181,11 +181,7 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
     if triangles:
         fitted = fitted._replace(posterior=functools.partial(solve, fitted))
     descriptor = descriptors if header["several_descriptors"] else descriptors[0]
-    scores = {
-        name.removeprefix(_SCORES): array
-        for name, array in arrays.items()
-        if name.startswith(_SCORES)
-    }
+    scores = {name.removeprefix(_SCORES): array for name, array in arrays.items()}
     calibration = Recalibration.from_settings(header.get("calibration", _NONE), scores)
     return State(header["parameters"], descriptor, fitted, header["training"], calibration)
 
