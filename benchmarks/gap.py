@@ -379,11 +379,14 @@ class Predicted:
     def __init__(self, folder):
         self.folder = Path(folder)
 
-    def predict(self, images):
-        """Energies, forces and stresses by the helper in the peers' environment."""
+    def predict(self, images, *, variance=False):
+        """Energies, forces and stresses by the helper in the peers' environment.
+
+        With ``variance`` also that of the local energies, of all atoms.
+        """
         write_images(self.folder / "test.xyz", images)
         helper = str(Path(__file__).with_name("gap_predict.py").resolve())
-        arguments = ["gap.xml", "test.xyz", "test.npz"]
+        arguments = ["gap.xml", "test.xyz", "test.npz"] + ["--variance"] * variance
         self.run = run_limited([program("python"), helper, *arguments], self.folder)
         with np.load(self.folder / "test.npz") as found:
             ends = np.cumsum([len(atoms) for atoms in images])[:-1]
@@ -391,4 +394,5 @@ class Predicted:
                 energy=found["energy"],
                 forces=np.split(found["forces"], ends),
                 stress=found["stress"],
+                variance=found["variance"] if variance else None,
             )

@@ -15,6 +15,7 @@ from kernelpot.report_tables import ErrorRow, csv_table, json_table, markdown_ta
 
 __all__ = [
     "ALL",
+    "FROM_EV_ANGSTROM",
     "UNITS",
     "Comparison",
     "ErrorRow",
@@ -38,7 +39,8 @@ ALL = "all"
 UNITS = {"energy": "meV/atom", "forces": "meV/A", "stress": "GPa"}
 """Units of errors, by kind of label."""
 
-_FROM_EV_ANGSTROM = {"energy": 1e3, "forces": 1e3, "stress": 1.0 / units.GPa}
+FROM_EV_ANGSTROM = {"energy": 1e3, "forces": 1e3, "stress": 1.0 / units.GPa}
+"""Factors to these."""
 
 
 class Comparison(NamedTuple):
@@ -102,7 +104,7 @@ def compare(
             raise ValueError(
                 f"structure {s}: {kind} of shape {theirs.shape} against {ours.shape} predicted"
             )
-        scale = _FROM_EV_ANGSTROM[kind] / (n_atoms[s] if kind == "energy" else 1)
+        scale = FROM_EV_ANGSTROM[kind] / (n_atoms[s] if kind == "energy" else 1)
         known = np.isfinite(ours) & np.isfinite(theirs)
         left.append(scale * theirs[known].ravel())
         right.append(scale * ours[known].ravel())
@@ -209,7 +211,7 @@ def in_units(kind: str, value: float) -> float:
     float
         In ``UNITS[kind]``.
     """
-    return _FROM_EV_ANGSTROM[kind] * value
+    return FROM_EV_ANGSTROM[kind] * value
 
 
 def nested_subsets(

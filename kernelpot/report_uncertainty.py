@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from ase import Atoms
 
-from kernelpot.conventions import LABEL_KINDS, Float, Prediction
-from kernelpot.report import ALL, UNITS, compare
+from kernelpot.conventions import LABEL_KINDS, Float, Progress
+from kernelpot.data import LabelKeys, structures_from_atoms
+from kernelpot.report import ALL, FROM_EV_ANGSTROM, UNITS
 from kernelpot.report_figures import COLOURS
 from kernelpot.report_tables import short
 from kernelpot.uncertainty.metrics import (
@@ -22,6 +23,7 @@ from kernelpot.uncertainty.metrics import (
     empirical_coverage,
     error_bins,
 )
+from kernelpot.uncertainty.recalibration import uncalibrated
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,11 +31,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Deviations",
     "UncertaintyRow",
-    "deviations",
     "error_sigma_figure",
+    "model_deviations",
     "reliability_figure",
     "uncertainty_table",
 ]
+
+
+_LABELS = {"energy": "energy", "forces": "forces_nc", "stress": "stress_v"}
+"""Where the label of a kind stands in a structure."""
 
 
 class Deviations(NamedTuple):
@@ -44,6 +50,8 @@ class Deviations(NamedTuple):
     error: Float  # (n_numbers,)
     sigma: Float  # (n_numbers,), positive
     group: np.ndarray  # (n_numbers,), str
+    level: Float | None = None  # (n_numbers,), of the smallest interval that holds the error; None
+    # for Gaussian intervals
 
 
 class UncertaintyRow(NamedTuple):
@@ -129,59 +137,74 @@ def uncertainty_table(
     return tuple(rows)
 
 
-def deviations(
-    references: Mapping[str, Sequence[ArrayLike | None]],
-    prediction: Prediction,
-    groups: Sequence[str] | None = None,
+def model_deviations(
+    model: Any,
+    images: Sequence[Atoms],
     *,
-    noise: Mapping[str, float] | None = None,
+    keys: LabelKeys | None = None,
+    calibrated: bool = True,
+    progress: Progress | None = None,
 ) -> tuple[Deviations, ...]:
-    """Errors of a prediction and their standard deviations, in the units of error tables.
+    """Errors of a model on labelled structures, and the standard deviations that it expects.
 
     Parameters
     ----------
-    references : Mapping[str, Sequence[ArrayLike | None]]
-        By kind of label, one entry per structure as in `report.compare`.
-    prediction : Prediction
-        Of the same structures, with the standard deviations of the kinds that are wanted.
-    groups : Sequence[str] | None
-        The group of each structure; None puts all into one.
-    noise : Mapping[str, float] | None
-        Standard deviation of the labels by kind, eV/atom, eV/angstrom, eV/angstrom^3, which is
-        added in quadrature: an error is that of the model and that of the label.
+    model : Any
+        A fitted `KernelPotential`, with a posterior.
+    images : Sequence[Atoms]
+        Labelled structures; ``info["group"]`` says to which group one belongs. Energies of other
+        sources than the reference are compared less their shifts.
+    keys : LabelKeys | None
+        Where the labels stand; None for the model's own keys.
+    calibrated : bool
+        Whether ``model.calibration_`` says how wide errors are; else the posterior and the noise
+        that the fit found.
+    progress : Progress | None
+        Told of the stage "standard deviations".
 
     Returns
     -------
     tuple[Deviations, ...]
-        In the order energy, forces, stress; kinds without a single label, or without standard
-        deviations, are left out.
+        In the order energy (per atom), forces, stress, in the units of error tables; kinds without
+        a single label are left out.
     """
-    n_atoms = [len(forces_nc) for forces_nc in prediction.forces]
+    if keys is None:
+        keys = LabelKeys(model.energy_key, model.forces_key, model.stress_key, model.virial_key)
+    structures = structures_from_atoms(images, keys)
+    labelled = model.fitted_.shifts.to_reference(structures)
+    scales = model.calibration_
+    if not calibrated:
+        scales = uncalibrated({kind: model._noise_of(kind) for kind in LABEL_KINDS})
+    parts: dict[str, list[tuple[Float, Float, Float, np.ndarray]]] = {k: [] for k in LABEL_KINDS}
+    for s, (atoms, one) in enumerate(zip(images, labelled, strict=True)):
+        p = model.predict([atoms], return_std=LABEL_KINDS)
+        for kind in LABEL_KINDS:
+            label = getattr(one, _LABELS[kind])
+            error = np.asarray(getattr(p, kind)[0] - label)
+            sigma = np.asarray(getattr(p, f"{kind}_std")[0])
+            known = np.isfinite(error) & np.isfinite(sigma)
+            std = scales.std(kind, sigma, one.numbers_n)
+            level = scales.level(kind, error, sigma, one.numbers_n)
+            per = one.n_atoms if kind == "energy" else 1
+            group = np.full(int(known.sum()), one.group or ALL)
+            parts[kind].append((error[known] / per, std[known] / per, level[known], group))
+        if progress is not None:
+            progress("standard deviations", s + 1, len(images))
     found = []
-    for kind in LABEL_KINDS:
-        std = getattr(prediction, f"{kind}_std")
-        if std is None or kind not in references:
-            continue
-        given = [
-            None if values is None else np.where(np.isfinite(std[s]), values, np.nan)
-            for s, values in enumerate(references[kind])
-        ]
-        compared = compare(kind, given, getattr(prediction, kind), n_atoms, groups)
-        sigma_r = compare(kind, given, std, n_atoms, groups).predicted
-        if noise is not None and kind in noise:
-            # An energy's noise is one per atom already.
-            ones = [np.full(np.shape(values), noise[kind]) for values in getattr(prediction, kind)]
-            per_atom = [n if kind == "energy" else 1 for n in n_atoms]
-            scaled = [one * n for one, n in zip(ones, per_atom, strict=True)]
-            sigma_r = np.hypot(sigma_r, compare(kind, given, scaled, n_atoms, groups).predicted)
-        if sigma_r.size:
-            error_r = compared.predicted - compared.reference
-            found.append(Deviations(kind, UNITS[kind], error_r, sigma_r, compared.group))
+    for kind, of_kind in parts.items():
+        error, sigma, level, group = (
+            np.concatenate(column) for column in zip(*of_kind, strict=True)
+        )
+        if len(error):
+            factor = FROM_EV_ANGSTROM[kind]
+            found.append(
+                Deviations(kind, UNITS[kind], factor * error, factor * sigma, group, level)
+            )
     return tuple(found)
 
 
 def reliability_figure(sets: Mapping[str, Deviations], *, title: str | None = None) -> Figure:
-    """Coverage of central Gaussian intervals against their level: on the diagonal is right.
+    """Coverage of intervals about the predictions against their level: on the diagonal is right.
 
     Parameters
     ----------
@@ -208,8 +231,8 @@ def reliability_figure(sets: Mapping[str, Deviations], *, title: str | None = No
     levels = np.arange(1, 200) / 200.0
     axes.plot([0, 100], [0, 100], color="black", linewidth=0.8, zorder=0)
     for k, (name, one) in enumerate(sets.items()):
-        found = calibration(one.error, one.sigma)
-        covered = empirical_coverage(one.error, one.sigma, levels)
+        found = calibration(one.error, one.sigma, one.level)
+        covered = empirical_coverage(one.error, one.sigma, one.level, levels)
         at_95 = found.coverage[COVERAGES.index(0.95)]
         label = f"{name}: ECE {found.ece:.3f}, 95 % covers {100 * at_95:.1f} %"
         axes.plot(100 * levels, 100 * covered, color=_colour(k), label=label)
@@ -312,7 +335,8 @@ def _colour(k: int) -> str:
 
 
 def _row(group: str, one: Deviations, members: np.ndarray) -> UncertaintyRow:
-    found = calibration(one.error[members], one.sigma[members])
+    level = None if one.level is None else one.level[members]
+    found = calibration(one.error[members], one.sigma[members], level)
     covered = {f"coverage_{100 * p:.0f}": c for p, c in zip(COVERAGES, found.coverage, strict=True)}
     rest = {name: value for name, value in found._asdict().items() if name != "coverage"}
     return UncertaintyRow(group=group, kind=one.kind, unit=one.unit, **covered, **rest)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.stats import norm
 
+import kernelpot.report_uncertainty as report_uncertainty
 from kernelpot import KernelPotential, Soap, load
 from kernelpot.conventions import LABEL_KINDS
 from kernelpot.uncertainty.recalibration import (
@@ -207,3 +208,28 @@ def test_bad_levels_and_models_without_posterior_are_refused(fitted, data):
         full.calibrate(data[3:6])
     with pytest.raises(ValueError, match="basis='full'"):
         full.calibrate(data[:3], left_out=True)
+
+
+def test_a_table_of_deviations_has_the_units_that_it_says(fitted, data):
+    model = fitted.calibrate(data[30:50])
+    energy, forces, stress = report_uncertainty.model_deviations(model, data[50:])
+    p = model.predict(data[50:], return_std=True)
+    expected = 1e3 * (
+        np.concatenate(p.forces) - np.concatenate([a.get_forces() for a in data[50:]])
+    )
+    assert_allclose(forces.error, expected.ravel(), atol=1e-9)
+    scale = model.calibration_.scale_of("forces", data[50].numbers[0])
+    assert forces.sigma[0] == pytest.approx(1e3 * scale.std(p.forces_std[0])[0, 0])
+    assert energy.unit == "meV/atom"
+    per_atom = p.energy_std / [len(a) for a in data[50:]]
+    assert_allclose(
+        energy.sigma, 1e3 * model.calibration_.scale_of("energy").std(per_atom), rtol=1e-10
+    )
+    assert stress.level.shape == stress.error.shape == (20 * 6,)
+    # What the table says of coverage is what the intervals of `predict` do.
+    rows = report_uncertainty.uncertainty_table([energy, forces, stress])
+    for row in rows:
+        assert row.coverage_90 == pytest.approx(covered(model, data[50:], 0.9)[row.kind], abs=1e-12)
+    raw = report_uncertainty.model_deviations(model, data[50:], calibrated=False)[1]
+    noise = model.noise_["forces"]
+    assert_allclose(raw.sigma[:3], 1e3 * np.hypot(p.forces_std[0][0], noise), rtol=1e-10)

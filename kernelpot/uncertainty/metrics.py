@@ -8,7 +8,7 @@ calibration, the second ranking, and neither implies the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,6 @@ __all__ = [
     "calibration",
     "central_half_width",
     "conformal_factor",
-    "coverage",
     "empirical_coverage",
     "error_bins",
     "spearman",
@@ -74,7 +73,7 @@ class ErrorBins(NamedTuple):
 def calibration(
     error_r: ArrayLike,
     sigma_r: ArrayLike,
-    half_width: Mapping[float, ArrayLike] | None = None,
+    level_r: ArrayLike | None = None,
 ) -> Calibration:
     """Judge standard deviations by the errors that were made.
 
@@ -88,9 +87,9 @@ def calibration(
         Errors, any shape.
     sigma_r : ArrayLike
         Standard deviations in the same unit and shape, positive.
-    half_width : Mapping[float, ArrayLike] | None
-        Half-widths of intervals by level, whose coverage is wanted in the place of that of the
-        Gaussian ones (conformal ones, say).
+    level_r : ArrayLike | None
+        Level of the smallest interval that holds each error, where intervals are other than
+        Gaussian ones (conformal ones, say); 1 for an error outside of all.
 
     Returns
     -------
@@ -101,32 +100,26 @@ def calibration(
     ------
     ValueError
         If there are no numbers, the shapes differ, a number is not finite, or a standard deviation
-        is not positive; or if intervals are of other levels than `COVERAGES`.
+        is not positive; or if a level is not between 0 and 1.
     """
     error_r, sigma_r = _checked(error_r, sigma_r)
-    half_width = {} if half_width is None else half_width
-    unknown = sorted(set(half_width) - set(COVERAGES))
-    if unknown:
-        raise ValueError(
-            f"half_width has intervals of level {unknown[0]!r}, and coverage is that of "
-            f"{', '.join(f'{level:g}' for level in COVERAGES)}: see coverage() for others"
-        )
     z_r = error_r / sigma_r
-    level_r = np.sort(erf(np.abs(z_r) / math.sqrt(2.0)))
-    covered = [
-        coverage(error_r, np.ravel(half_width[level]))
-        if level in half_width
-        else coverage(z_r, central_half_width(level))
-        for level in COVERAGES
-    ]
+    if level_r is None:
+        level_r = erf(np.abs(z_r) / math.sqrt(2.0))
+    level_r = np.sort(as_float(level_r).ravel())
+    if len(level_r) != len(error_r) or not (level_r[0] >= 0.0 and level_r[-1] <= 1.0):
+        raise ValueError(
+            f"level_r must be {len(error_r)} numbers between 0 and 1, one for each error; got "
+            f"{len(level_r)} from {level_r[0]:g} to {level_r[-1]:g}"
+        )
     log_likelihood_r = -0.5 * z_r**2 - np.log(sigma_r) - 0.5 * math.log(2.0 * math.pi)
     return Calibration(
-        ece=float(np.mean(np.abs(empirical_coverage(error_r, sigma_r) - LEVELS))),
+        ece=float(np.mean(np.abs(_covered(level_r, LEVELS) - LEVELS))),
         miscalibration=_area(level_r),
         nll=-float(np.mean(log_likelihood_r)),
         sharpness=_rms(sigma_r),
         rms_z=_rms(z_r),
-        coverage=tuple(covered),
+        coverage=tuple(_covered(level_r, COVERAGES).tolist()),
         spearman=spearman(np.abs(error_r), sigma_r),
         auroc=auroc(error_r, sigma_r),
         rmse=_rms(error_r),
@@ -150,28 +143,13 @@ def central_half_width(level: ArrayLike) -> Float:
     return math.sqrt(2.0) * erfinv(np.asarray(level, dtype=float))
 
 
-def coverage(error_r: ArrayLike, half_width_r: ArrayLike) -> float:
-    """Share of the errors that lie within their interval.
-
-    Parameters
-    ----------
-    error_r : ArrayLike
-        Errors.
-    half_width_r : ArrayLike
-        Half-widths of the intervals, of the same shape, or one for all; may be infinite.
-
-    Returns
-    -------
-    float
-        From 0 to 1.
-    """
-    return float(np.mean(np.abs(error_r) <= np.asarray(half_width_r)))
-
-
 def empirical_coverage(
-    error_r: ArrayLike, sigma_r: ArrayLike, levels: Sequence[float] = LEVELS
+    error_r: ArrayLike,
+    sigma_r: ArrayLike,
+    level_r: ArrayLike | None = None,
+    levels: Sequence[float] | Float = LEVELS,
 ) -> Float:
-    """Coverage of the central Gaussian intervals: the points of a reliability diagram.
+    """Coverage of intervals against their level: the points of a reliability diagram.
 
     Parameters
     ----------
@@ -179,13 +157,15 @@ def empirical_coverage(
         Errors.
     sigma_r : ArrayLike
         Standard deviations, positive.
-    levels : Sequence[float]
+    level_r : ArrayLike | None
+        As for `calibration`; None for central Gaussian intervals.
+    levels : Sequence[float] | Float
         Nominal levels, 0 to 1.
 
     Returns
     -------
     Float
-        Shape (n_levels,); equal to ``levels`` where standard deviations are right.
+        Shape (n_levels,); equal to ``levels`` where intervals are right.
 
     Raises
     ------
@@ -193,8 +173,15 @@ def empirical_coverage(
         As `calibration`.
     """
     error_r, sigma_r = _checked(error_r, sigma_r)
-    z_r = np.sort(np.abs(error_r / sigma_r))
-    return np.searchsorted(z_r, central_half_width(levels), side="right") / z_r.size
+    if level_r is None:
+        level_r = erf(np.abs(error_r / sigma_r) / math.sqrt(2.0))
+    return _covered(np.sort(as_float(level_r).ravel()), levels)
+
+
+def _covered(level_r: Float, levels: Sequence[float] | Float) -> Float:
+    """Share of the errors within the intervals of each level; level_r ascending."""
+    # Rounded: a level that is met exactly counts as held.
+    return np.searchsorted(level_r - 1e-12, levels, side="right") / level_r.size
 
 
 def error_bins(error_r: ArrayLike, sigma_r: ArrayLike, n_bins: int = 12) -> ErrorBins:

@@ -17,11 +17,12 @@ isotonic map of Kuleshov, Fenner and Ermon, ICML 80, 2796 (2018).)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.optimize
+import scipy.special
 import scipy.stats
 from ase.data import chemical_symbols
 
@@ -79,6 +80,26 @@ class KindScale(NamedTuple):
             sqrt((scale sigma)^2 + floor^2).
         """
         return np.hypot(self.scale * sigma, self.floor)
+
+    def level(self, score: Float) -> Float:
+        """Level of the smallest interval that holds an error.
+
+        Parameters
+        ----------
+        score : Float
+            |error| / s, any shape.
+
+        Returns
+        -------
+        Float
+            The inverse of `factor`, as far as there are scores: 1 for what is above all of them.
+        """
+        n = len(self.scores_r)
+        if n == 0:
+            return scipy.special.erf(score / math.sqrt(2.0))
+        smaller = np.searchsorted(self.scores_r, score, side="left")
+        # The next score is the factor of all levels above this one, which itself has the last.
+        return np.where(smaller < n, (smaller + 1e-6) / (n + 1), 1.0)
 
     def factor(self, level: float) -> float:
         """By what it is multiplied for an interval of this level.
@@ -146,7 +167,8 @@ class Recalibration(NamedTuple):
         Float
             Of the same shape.
         """
-        return self._times(kind, sigma, numbers_n, None)
+        per = len(numbers_n) if kind == "energy" else 1
+        return per * self._by_species(kind, np.asarray(sigma) / per, numbers_n, KindScale.std)
 
     def half_width(self, kind: str, sigma: Float, numbers_n: Int, level: float) -> Float:
         """Half-widths of the intervals about predictions of one structure that hold its labels.
@@ -167,21 +189,46 @@ class Recalibration(NamedTuple):
         Float
             Of the same shape.
         """
-        return self._times(kind, sigma, numbers_n, level)
+        std = self.std(kind, sigma, numbers_n)
+        return self._by_species(kind, std, numbers_n, lambda scale, s: scale.factor(level) * s)
 
-    def _times(self, kind: str, sigma: Float, numbers_n: Int, level: float | None) -> Float:
-        def of(scale: KindScale, values: Float) -> Float:
-            return scale.std(values) * (1.0 if level is None else scale.factor(level))
+    def level(self, kind: str, error: Float, sigma: Float, numbers_n: Int) -> Float:
+        """Levels of the smallest intervals that hold the errors of one structure.
 
-        sigma = np.asarray(sigma, dtype=np.float64)
-        if kind == "energy":
-            return len(numbers_n) * of(self.scale_of(kind), sigma / len(numbers_n))
-        if kind == "stress":
-            return of(self.scale_of(kind), sigma)
-        found_nc = np.empty_like(sigma)
+        Parameters
+        ----------
+        kind : str
+            "energy", "forces" or "stress".
+        error : Float
+            A number, shape (n_atoms, 3) or (6,).
+        sigma : Float
+            Of the posterior, likewise.
+        numbers_n : Int
+            Atomic numbers.
+
+        Returns
+        -------
+        Float
+            Of the same shape, 0 to 1.
+        """
+        score = np.abs(error) / self.std(kind, sigma, numbers_n)
+        return self._by_species(kind, score, numbers_n, KindScale.level)
+
+    def _by_species(
+        self,
+        kind: str,
+        values: Float,
+        numbers_n: Int,
+        function: Callable[[KindScale, Float], Float],
+    ) -> Float:
+        """Apply what holds for the kind, or for each species, to numbers of one structure."""
+        values = np.asarray(values, dtype=np.float64)
+        if kind != "forces":
+            return np.asarray(function(self.scale_of(kind), values))
+        found_nc = np.empty_like(values)
         for number in np.unique(numbers_n).tolist():
             mine = numbers_n == number
-            found_nc[mine] = of(self.scale_of(kind, number), sigma[mine])
+            found_nc[mine] = function(self.scale_of(kind, number), values[mine])
         return found_nc
 
     def to_settings(self) -> Settings:

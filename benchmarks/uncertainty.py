@@ -1,0 +1,336 @@
+"""How sure models are, and how right they are to be: calibration, ranks, novelty, cost.
+
+    KERNELPOT_DATA=/path/to/data python benchmarks/uncertainty.py [CASE ...] [--plots FOLDER]
+
+Each model is fitted to the training set of `accuracy.py`. Even-numbered structures of the test set
+calibrate it, odd-numbered ones are what is printed: once with the posterior and the noise that the
+fit found, once calibrated on the even ones, once calibrated on the training structures themselves,
+each predicted by all others ("left-out"). 3BPA is calibrated at 300 K and measured at 600 K. In the
+full basis there is no posterior, so molecules are fitted in the sparse one.
+
+Si, Cu, Mo, ethanol, 3BPA
+    Force components: coverage, expected calibration error, Spearman correlation of |error| and
+    sigma, AUROC of the tenth of largest errors; the two last also of the norms of the errors of
+    atoms. For Si also the novelty and an ensemble of eight refits to bootstrap samples.
+GAP
+    The same of the local variance of a GAP fitted to the same silicon (KERNELPOT_PEERS).
+NbMoTaW
+    Novelty of training structures and of unseen quaternary cells.
+cost
+    Novelty beside energy and forces, and standard deviations of all forces, of 512 silicon atoms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import accuracy
+import numpy as np
+from own_process import in_own_process
+
+FORCE_CASES = ("Si", "Cu", "Mo", "ethanol", "3BPA")
+SPARSE = {"n_environments": 240, "n_tangents": 16, "feature_tolerance": 1e-5}
+"""Of molecules."""
+N_TEST = 400
+"""Structures of a test set that are looked at, at most: of molecular dynamics, every so many."""
+N_LEFT_OUT = 100
+"""Training structures that are predicted by all others, at most."""
+N_ENSEMBLE = 8
+
+
+def load(name):
+    """Unfitted model, training structures, and those of the test."""
+    from kernelpot import KernelPotential
+
+    case = accuracy.SETS[name]
+    train, test = accuracy.read(case, Path(os.environ["KERNELPOT_DATA"]), case["labels"])
+    settings = dict(case["model"])
+    if settings.get("basis") == "full":
+        settings = dict(SPARSE)
+    return KernelPotential(accuracy.descriptor(case), **settings), train, test
+
+
+def thinned(images, n):
+    """So many of them, evenly."""
+    return [images[k] for k in np.unique(np.linspace(0, len(images) - 1, n).astype(int))]
+
+
+def forces_of(model, images, *, calibrated):
+    """Deviations of the force components."""
+    from kernelpot.report_uncertainty import model_deviations
+
+    found = model_deviations(model, images, calibrated=calibrated)
+    return next(one for one in found if one.kind == "forces")
+
+
+def row_of(deviations):
+    """Figures of one set of force components, and of the norms of atoms' errors."""
+    from kernelpot.report_uncertainty import uncertainty_table
+    from kernelpot.uncertainty.metrics import auroc, spearman
+
+    (row,) = uncertainty_table([deviations])
+    error_n = np.linalg.norm(deviations.error.reshape(-1, 3), axis=1)
+    sigma_n = np.linalg.norm(deviations.sigma.reshape(-1, 3), axis=1)
+    return {
+        "ece": row.ece,
+        "cover_50": row.coverage_50,
+        "cover_90": row.coverage_90,
+        "cover_95": row.coverage_95,
+        "cover_99": row.coverage_99,
+        "nll": row.nll - np.log(1e3),  # of errors in eV/A
+        "rms_z": row.rms_z,
+        "sigma": row.sharpness,
+        "rmse": row.rmse,
+        "spearman": row.spearman,
+        "auroc": row.auroc,
+        "atom_spearman": spearman(error_n, sigma_n),
+        "atom_auroc": auroc(error_n, sigma_n),
+        "numbers": row.count,
+    }
+
+
+def show(name, row):
+    print(
+        f"  {name:<22} ECE {row['ece']:.3f}  50 % {100 * row['cover_50']:5.1f}  90 % "
+        f"{100 * row['cover_90']:5.1f}  95 % {100 * row['cover_95']:5.1f}  99 % "
+        f"{100 * row['cover_99']:5.1f}  NLL {row['nll']:6.2f}  z {row['rms_z']:4.2f}  Spearman "
+        f"{row['spearman']:.2f} ({row['atom_spearman']:.2f})  AUROC {row['auroc']:.2f} "
+        f"({row['atom_auroc']:.2f})",
+        flush=True,
+    )
+
+
+def run(name, queue):
+    """Fit, calibrate, measure."""
+    model, train, test = load(name)
+    started = time.process_time()
+    model.fit(train)
+    fit_s = time.process_time() - started
+    if name == "3BPA":
+        groups = [a.info["group"] for a in test]
+        held = [a for a, g in zip(test, groups, strict=True) if g == "300 K"]
+        new = thinned([a for a, g in zip(test, groups, strict=True) if g == "600 K"], N_TEST // 2)
+        held = thinned(held, N_TEST // 2)
+    else:
+        test = thinned(test, N_TEST)
+        held, new = test[::2], test[1::2]
+    rows, sets = {}, {}
+    sets["posterior and noise"] = forces_of(model, new, calibrated=False)
+    model.calibrate(thinned(train, N_LEFT_OUT), left_out=True)
+    sets["left-out"] = forces_of(model, new, calibrated=True)
+    model.calibrate(held)
+    sets["held-out"] = forces_of(model, new, calibrated=True)
+    rows = {kind: row_of(one) for kind, one in sets.items()}
+    scales = {
+        symbol or "all": (one.scale, one.floor)
+        for symbol, one in model.calibration_.kinds["forces"].items()
+    }
+    found = {"rows": rows, "fit_s": fit_s, "scales": scales, "n": [len(train), len(held), len(new)]}
+    if name == "Si":
+        found |= ensemble(train, new, sets["posterior and noise"], fit_s)
+    queue.put((found, sets))
+
+
+def ensemble(train, new, posterior, fit_s):
+    """Spread of refits to bootstrap samples, and what it costs."""
+    from kernelpot.report_uncertainty import Deviations
+
+    rng = np.random.default_rng(0)
+    started, forces = time.process_time(), []
+    for _ in range(N_ENSEMBLE):
+        model, *_ = load("Si")
+        sample = [train[k] for k in rng.integers(0, len(train), len(train))]
+        alone = [a for a in train if len(a) == 1]
+        model.fit([*sample, *alone])
+        forces.append(np.concatenate(model.predict(new).forces))
+    seconds = time.process_time() - started
+    spread = 1e3 * np.std(forces, axis=0, ddof=1).ravel()
+    label = 1e3 * np.concatenate([a.get_forces() for a in new]).ravel()
+    error = 1e3 * np.mean(forces, axis=0).ravel() - label
+    # With the noise that the fits found, and alone: where members agree that is nothing.
+    rows = {}
+    for name, floor in (("ensemble and noise", 1e3 * model.noise_["forces"]), ("ensemble", 1e-3)):
+        one = Deviations("forces", "meV/A", error, np.hypot(spread, floor), posterior.group)
+        rows[name] = row_of(one)
+    return {"ensemble": rows, "ensemble_s": seconds - fit_s}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", default=[*FORCE_CASES, "GAP", "NbMoTaW", "cost"])
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--plots", type=Path, help="folder for figures")
+    args = parser.parse_args()
+    if "KERNELPOT_DATA" not in os.environ:
+        sys.exit("KERNELPOT_DATA must name the folder that holds the data sets")
+    everything, sets = {}, {}
+    for name in args.cases:
+        if name in FORCE_CASES:
+            found, of_case = in_own_process(run, name)
+            sets |= {f"{name}, {kind}": one for kind, one in of_case.items()}
+            n_train, n_held, n_new = found["n"]
+            print(f"{name}: fitted to {n_train} ({found['fit_s']:.0f} s CPU), calibrated on "
+                  f"{n_held}, measured on {n_new} structures; in brackets: norms of atoms")  # fmt: skip
+            for kind, row in found["rows"].items():
+                show(kind, row)
+            for kind, row in found.get("ensemble", {}).items():
+                show(kind, row)
+            if "ensemble_s" in found:
+                print(f"  ensemble of {N_ENSEMBLE}: {found['ensemble_s']:.0f} s CPU more")
+            scales = ", ".join(
+                f"{s} {a:.2f}, {1e3 * b:.1f}" for s, (a, b) in found["scales"].items()
+            )
+            print(f"  scale, floor (meV/A): {scales}", flush=True)
+        elif name == "NbMoTaW":
+            found = in_own_process(novelty)
+            print(f"NbMoTaW: novelty of training cells, mean {found['train_mean']:.4f}, 99th percentile "
+                  f"{found['train_99']:.4f}; of {found['n_new']} quaternary cells, mean "
+                  f"{found['new_mean']:.4f}, least {found['new_least']:.4f}, above that percentile "
+                  f"{100 * found['above']:.0f} %", flush=True)  # fmt: skip
+        elif name == "GAP":
+            found = in_own_process(gap_local_variance)
+            if "absent" in found:
+                print(f"GAP: absent ({found['absent']})")
+            else:
+                print("GAP, 1000 points, the same silicon: local variance against norms of its errors: "
+                      f"Spearman {found['spearman']:.2f}, AUROC {found['auroc']:.2f}; kernelpot, norms of "
+                      f"sigma against its own: {found['ours_spearman']:.2f}, {found['ours_auroc']:.2f}; "
+                      f"local variance: {found['local_spearman']:.2f}, {found['local_auroc']:.2f}")  # fmt: skip
+        else:
+            found = in_own_process(cost)
+            print(f"cost, 512 atoms: energy, forces, stress {found['plain']:.1f} us/atom, with novelty "
+                  f"{found['novelty']:.1f}: ratio {found['ratio']:.3f}; standard deviations of all forces "
+                  f"{found['std']:.2f} s ({found['n_inducing']} inducing variables, "
+                  f"{found['threads']} threads)", flush=True)  # fmt: skip
+        everything[name] = found
+    if args.plots is not None and sets:
+        save_figures(sets, args.plots)
+    if args.json:
+        args.json.write_text(json.dumps(everything, indent=1))
+
+
+def novelty(queue):
+    """Of training structures and of cells that hold all four elements."""
+    from kernelpot.interfaces.ase import Calculator
+
+    model, train, test = load("NbMoTaW")
+    model.set_params(n_environments=[30, 30], n_tangents=[4, 4])
+    calc = Calculator(model.fit(train[::4]))
+
+    def means(images):
+        return np.array([np.mean(calc.get_property("novelty", a.copy())) for a in images])
+
+    new = [a for a in test if len(set(a.numbers)) == 4]
+    seen_s, new_s = means(thinned(train, 1000)), means(thinned(new, 300))
+    limit = float(np.quantile(seen_s, 0.99))
+    queue.put(
+        {
+            "train_mean": float(seen_s.mean()),
+            "train_99": limit,
+            "new_mean": float(new_s.mean()),
+            "new_least": float(new_s.min()),
+            "above": float(np.mean(new_s > limit)),
+            "n_new": len(new_s),
+        }
+    )
+
+
+def gap_local_variance(queue):
+    """Of a GAP with 1000 points on the training set of silicon, beside the model of the Si case."""
+    import tempfile
+
+    import gap
+    from scipy.stats import spearmanr
+
+    from kernelpot.uncertainty.metrics import auroc
+
+    peers = os.environ.get("KERNELPOT_PEERS")
+    if peers is None:
+        queue.put({"absent": "KERNELPOT_PEERS is not set"})
+        return
+    model, train, test = load("Si")
+    with tempfile.TemporaryDirectory() as folder:
+        gap.fit(gap.SETTINGS["Si"], train, folder, 16.0, total=False, measure="mae")
+        found = gap.Predicted(folder).predict(test, variance=True)
+    p = model.fit(train).predict(test, return_std=("forces", "energies"))
+    label = np.concatenate([a.get_forces() for a in test])
+    error_n = np.linalg.norm(np.concatenate(found.forces) - label, axis=1)
+    ours_n = np.linalg.norm(np.concatenate(p.forces) - label, axis=1)
+    sigma_n = np.linalg.norm(np.concatenate(p.forces_std), axis=1)
+    local_n = np.concatenate(p.energies_std)
+    queue.put(
+        {
+            "spearman": float(spearmanr(error_n, found.variance)[0]),
+            "auroc": auroc(error_n, found.variance),
+            "ours_spearman": float(spearmanr(ours_n, sigma_n)[0]),
+            "ours_auroc": auroc(ours_n, sigma_n),
+            "local_spearman": float(spearmanr(ours_n, local_n)[0]),
+            "local_auroc": auroc(ours_n, local_n),
+        }
+    )
+
+
+def cost(queue):
+    """Of silicon with 300 environments and 8 tangents each, n_max = l_max = 8."""
+    from ase.build import bulk
+
+    from kernelpot import Calculator, KernelPotential, Soap, datasets
+    from kernelpot._machine import n_threads
+    from kernelpot.neighbours import find_pairs
+
+    soap = Soap(cutoff=5.0, n_max=8, l_max=8)
+    model = KernelPotential(soap, n_environments=300, n_tangents=8)
+    predictor = model.fit(datasets.load_silicon("train")).predictor_
+    atoms = bulk("Si", "diamond", a=5.47, cubic=True) * (4, 4, 4)
+    atoms.rattle(0.1, seed=0)
+    pairs = find_pairs(atoms.positions, atoms.cell.array, atoms.pbc, predictor.cutoff)
+    times = []
+    for _ in range(30):
+        pair = []
+        for wanted in (False, True):
+            started = time.perf_counter()
+            predictor.evaluate(atoms.numbers, pairs, novelty=wanted)
+            pair.append(1e6 * (time.perf_counter() - started) / len(atoms))
+        times.append(pair)
+    times = times[5:]
+    calc, seconds = Calculator(model), []
+    for k in range(6):
+        atoms.rattle(0.01, seed=k)
+        started = time.perf_counter()
+        calc.get_property("forces_std", atoms)
+        seconds.append(time.perf_counter() - started)
+    queue.put(
+        {
+            "plain": median(a for a, _ in times),
+            "novelty": median(b for _, b in times),
+            "ratio": median(b / a for a, b in times),
+            "std": median(seconds[1:]),
+            "n_inducing": model.n_inducing_,
+            "threads": n_threads(),
+        }
+    )
+
+
+def save_figures(sets, folder):
+    """A reliability diagram and errors against sigma for each set."""
+    from kernelpot.report_uncertainty import error_sigma_figure, reliability_figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FORCE_CASES:
+        mine = {
+            key.split(", ", 1)[1]: one for key, one in sets.items() if key.startswith(f"{name},")
+        }
+        if mine:
+            title = f"{name}, force components"
+            for kind, draw in (("reliability", reliability_figure), ("errors", error_sigma_figure)):
+                draw(mine, title=title).savefig(folder / f"uncertainty_{kind}_{name}.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
