@@ -106,6 +106,20 @@ def show(name, row):
     )
 
 
+def show_forces(name, found):
+    n_train, n_held, n_new = found["n"]
+    print(
+        f"{name}: fitted to {n_train} ({found['fit_s']:.0f} s CPU), calibrated on {n_held}, "
+        f"measured on {n_new} structures; in brackets: norms of atoms"
+    )
+    for kind, row in (found["rows"] | found.get("ensemble", {})).items():
+        show(kind, row)
+    if "ensemble_s" in found:
+        print(f"  ensemble of {N_ENSEMBLE}: {found['ensemble_s']:.0f} s CPU more")
+    scales = ", ".join(f"{s} {a:.2f}, {1e3 * b:.1f}" for s, (a, b) in found["scales"].items())
+    print(f"  scale, floor (meV/A): {scales}", flush=True)
+
+
 def run(name, queue):
     """Fit, calibrate, measure."""
     model, train, test = load(name)
@@ -174,40 +188,12 @@ def main():
         if name in FORCE_CASES:
             found, of_case = in_own_process(run, name)
             sets |= {f"{name}, {kind}": one for kind, one in of_case.items()}
-            n_train, n_held, n_new = found["n"]
-            print(f"{name}: fitted to {n_train} ({found['fit_s']:.0f} s CPU), calibrated on "
-                  f"{n_held}, measured on {n_new} structures; in brackets: norms of atoms")  # fmt: skip
-            for kind, row in found["rows"].items():
-                show(kind, row)
-            for kind, row in found.get("ensemble", {}).items():
-                show(kind, row)
-            if "ensemble_s" in found:
-                print(f"  ensemble of {N_ENSEMBLE}: {found['ensemble_s']:.0f} s CPU more")
-            scales = ", ".join(
-                f"{s} {a:.2f}, {1e3 * b:.1f}" for s, (a, b) in found["scales"].items()
-            )
-            print(f"  scale, floor (meV/A): {scales}", flush=True)
-        elif name == "NbMoTaW":
-            found = in_own_process(novelty)
-            print(f"NbMoTaW: novelty of training cells, mean {found['train_mean']:.4f}, 99th percentile "
-                  f"{found['train_99']:.4f}; of {found['n_new']} quaternary cells, mean "
-                  f"{found['new_mean']:.4f}, least {found['new_least']:.4f}, above that percentile "
-                  f"{100 * found['above']:.0f} %", flush=True)  # fmt: skip
-        elif name == "GAP":
-            found = in_own_process(gap_local_variance)
-            if "absent" in found:
-                print(f"GAP: absent ({found['absent']})")
-            else:
-                print("GAP, 1000 points, the same silicon: local variance against norms of its errors: "
-                      f"Spearman {found['spearman']:.2f}, AUROC {found['auroc']:.2f}; kernelpot, norms of "
-                      f"sigma against its own: {found['ours_spearman']:.2f}, {found['ours_auroc']:.2f}; "
-                      f"local variance: {found['local_spearman']:.2f}, {found['local_auroc']:.2f}")  # fmt: skip
+            show_forces(name, found)
         else:
-            found = in_own_process(cost)
-            print(f"cost, 512 atoms: energy, forces, stress {found['plain']:.1f} us/atom, with novelty "
-                  f"{found['novelty']:.1f}: ratio {found['ratio']:.3f}; standard deviations of all forces "
-                  f"{found['std']:.2f} s ({found['n_inducing']} inducing variables, "
-                  f"{found['threads']} threads)", flush=True)  # fmt: skip
+            function, words = OTHERS[name]
+            found = in_own_process(function)
+            words = "absent: {absent}" if "absent" in found else words
+            print(f"{name}: {words.format(**found)}", flush=True)
         everything[name] = found
     if args.plots is not None and sets:
         save_figures(sets, args.plots)
@@ -315,6 +301,29 @@ def cost(queue):
             "threads": n_threads(),
         }
     )
+
+
+OTHERS = {
+    "NbMoTaW": (
+        novelty,
+        "novelty of training cells, mean {train_mean:.4f}, 99th percentile {train_99:.4f}; of "
+        "{n_new} quaternary cells, mean {new_mean:.4f}, least {new_least:.4f}, above that "
+        "percentile {above:.0%}",
+    ),
+    "GAP": (
+        gap_local_variance,
+        "1000 points, the same silicon, local variance and norms of its errors: Spearman "
+        "{spearman:.2f}, AUROC {auroc:.2f}; kernelpot, norms of sigma and of its errors "
+        "{ours_spearman:.2f}, {ours_auroc:.2f}; sigma of the local energy {local_spearman:.2f}, "
+        "{local_auroc:.2f}",
+    ),
+    "cost": (
+        cost,
+        "512 atoms, energy, forces, stress {plain:.1f} us/atom, with novelty {novelty:.1f}: ratio "
+        "{ratio:.3f}; standard deviations of all forces {std:.2f} s ({n_inducing} inducing "
+        "variables, {threads} threads)",
+    ),
+}
 
 
 def save_figures(sets, folder):

@@ -156,7 +156,7 @@ def rich_table(rows: Sequence[Row], title: str) -> Table:
     for name, side in _kind(rows).columns():
         table.add_column(name, justify=side)
     for row, following in zip(rows, (*rows[1:], None), strict=True):
-        last = following is None or following.group != row.group
+        last = following is None or _group(following) != _group(row)
         table.add_row(*row.cells(), end_section=last)
     return table
 
@@ -182,3 +182,8 @@ def short(value: float) -> str:
 def _kind(rows: Sequence[Row]) -> type[Row]:
     """What the rows are; those of errors where there is none."""
     return type(rows[0]) if rows else ErrorRow
+
+
+def _group(row: Any) -> str | None:
+    """Where rows have groups, a line stands between them."""
+    return getattr(row, "group", None)

@@ -27,6 +27,7 @@ from kernelpot.uncertainty.recalibration import uncalibrated
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.table import Table
 
 __all__ = [
     "Deviations",
@@ -34,12 +35,27 @@ __all__ = [
     "error_sigma_figure",
     "model_deviations",
     "reliability_figure",
+    "rich_tables",
     "uncertainty_table",
 ]
 
 
 _LABELS = {"energy": "energy", "forces": "forces_nc", "stress": "stress_v"}
 """Where the label of a kind stands in a structure."""
+
+
+_IN_WORDS = {
+    "ECE": "expected calibration error",
+    "NLL": "negative log likelihood",
+    "sigma": "rms of sigma",
+    "rms z": "rms of error / sigma",
+    "50 %": "% within 50 % interval",
+    "90 %": "% within 90 %",
+    "95 %": "% within 95 %",
+    "99 %": "% within 99 %",
+    "Spearman": "Spearman, |error|, sigma",
+    "AUROC": "AUROC, largest tenth",
+}
 
 
 class Deviations(NamedTuple):
@@ -135,6 +151,39 @@ def uncertainty_table(
         pairs = ((name, one, one.group == name) for name in names for one in sets)
         rows += [_row(name, one, members) for name, one, members in pairs if members.any()]
     return tuple(rows)
+
+
+def rich_tables(rows: Sequence[UncertaintyRow], title: str) -> list[Table]:
+    """The rows as tables for a terminal, one for each group: measures below one another.
+
+    Parameters
+    ----------
+    rows : Sequence[UncertaintyRow]
+        Of `uncertainty_table`.
+    title : str
+        Of the first table.
+
+    Returns
+    -------
+    list[Table]
+        A column for each kind of label.
+    """
+    from rich.table import Table
+
+    tables = []
+    for group in dict.fromkeys(row.group for row in rows):
+        mine = [row for row in rows if row.group == group]
+        table = Table(title=title if group == ALL else group)
+        table.add_column("")
+        for row in mine:
+            table.add_column(f"{row.kind}, {row.unit}", justify="right")
+        names = [name for name, _ in UncertaintyRow.columns()]
+        cells = [row.cells() for row in mine]
+        for k, name in enumerate(names):
+            if name not in ("group", "label", "unit"):
+                table.add_row(_IN_WORDS.get(name, name), *(one[k] for one in cells))
+        tables.append(table)
+    return tables
 
 
 def model_deviations(

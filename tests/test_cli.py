@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +75,7 @@ def fails_with(*arguments: object, code: int = 2) -> str:
 def test_help_names_the_commands_and_is_quick():
     result = call("--help")
     assert result.exit_code == 0
-    for command in ("demo", "fit", "compare", "evaluate", "md", "info"):
+    for command in ("demo", "fit", "compare", "evaluate", "calibrate", "md", "info"):
         assert command in result.stdout
 
 
@@ -316,9 +317,55 @@ def test_evaluate(folder):
     ]
     assert forces["mae"] == pytest.approx(1e3 * np.concatenate(errors).mean())
     assert (folder / "errors.csv").read_text().count("\n") == 1 + len(rows)
-    for name in ("parity.png", "learning_curve.png"):
+    for name in ("parity.png", "learning_curve.png", "reliability.png", "errors.png"):
         assert (folder / "figures" / name).stat().st_size > 10_000
     assert "16 training structures: MAE energy" in result.stdout
+
+
+def test_calibrate_and_evaluate(folder):
+    kept = (folder / "cu.kpot").read_bytes()
+    result = call("evaluate", folder / "cu.kpot", folder / "test.xyz", "--no-std")
+    assert "calibration error" not in result.stdout
+    result = call("evaluate", folder / "cu.kpot", folder / "test.xyz")
+    assert "as the fit has them" in result.stdout
+    assert "expected calibration error" in result.stdout
+    target = folder / "calibrated.kpot"
+    result = call(
+        "calibrate", folder / "cu.kpot", folder / "train.xyz", "--left-out", "-o", target
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "leave-one-out" in result.stdout
+    assert (folder / "cu.kpot").read_bytes() == kept
+    model = load(target)
+    assert model.calibration_.source == "leave-one-out"
+    assert model.calibration_.scale_of("forces").n_structures == 16
+    assert model.progress is None
+    result = call("evaluate", target, folder / "test.xyz", "--against", folder / "train.xyz")
+    assert result.exit_code == 0, result.output
+    assert "calibrated by leave-one-out" in result.stdout
+    for word in ("Mahalanobis", "grade", "nearest", "contact", "novelty"):
+        assert word in result.stdout
+    assert re.search(r"\d of 6 structures have an atom beyond a limit", result.stdout)
+    said = fails_with("calibrate", folder / "cu.kpot", folder / "test.xyz", "-o", target)
+    assert "--force overwrites it" in said
+    result = call("calibrate", folder / "cu.kpot", folder / "test.xyz", "-o", target, "--force")
+    assert load(target).calibration_.source == "held-out"
+
+
+def test_squeezed_structures_are_called_far(folder):
+    squeezed = [rattled(seed) for seed in (30, 31)]
+    for atoms in squeezed:
+        results = atoms.calc.results
+        atoms.set_cell(0.8 * atoms.cell.array, scale_atoms=True)
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    write(folder / "squeezed.xyz", squeezed, format="extxyz")
+    result = call(
+        "evaluate", folder / "cu.kpot", folder / "squeezed.xyz", "--no-std", "--against",
+        folder / "train.xyz",
+    )  # fmt: skip
+    assert "2 of 2 structures have an atom beyond a limit" in result.stdout
+    assert "Cu-Cu" in result.stdout
+    assert "shortest in training" in result.stdout.replace("\n", " ")
 
 
 def test_md_writes_a_trajectory_and_resumes(folder):

@@ -199,6 +199,11 @@ def evaluate(
         Path | None,
         typer.Option(help="Training structures: refit on parts of them for a learning curve."),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Training structures: how far are the others from them?"),
+    ] = None,
+    std: Annotated[bool, typer.Option(help="Judge standard deviations, too.")] = True,
     csv: Annotated[Path | None, typer.Option(help="Write the table to this file.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the table to this file.")] = None,
     energy_key: Key = None,
@@ -215,7 +220,41 @@ def evaluate(
     with one_line_errors(debug, "the comparison is not finished"):
         commands_report.evaluate(
             model_file, structures, index=index, by_group=by_group, plot=plot, train=train,
-            csv=csv, json=json, keys=keys,
+            against=against, std=std, csv=csv, json=json, keys=keys,
+        )  # fmt: skip
+
+
+@app.command()
+def calibrate(
+    model_file: ModelFile,
+    structures: Annotated[
+        Path, typer.Argument(help="Labelled, and not fitted to.", show_default=False)
+    ],
+    index: Annotated[str, typer.Option(help="Which frames, as in ASE.")] = ":",
+    left_out: Annotated[
+        bool,
+        typer.Option("--left-out", help="The model was fitted to these: leave out each in turn."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Of the calibrated model.", show_default="MODEL_FILE"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    energy_key: Key = None,
+    forces_key: Key = None,
+    stress_key: Key = None,
+    virial_key: Key = None,
+    debug: Debug = False,
+) -> None:
+    """Learn from errors how wide standard deviations and intervals have to be."""
+    keys = {
+        "energy_key": energy_key, "forces_key": forces_key, "stress_key": stress_key,
+        "virial_key": virial_key,
+    }  # fmt: skip
+    with one_line_errors(debug, "the model is as it was"):
+        commands_report.calibrate(
+            model_file, structures, output or model_file, index=index, left_out=left_out,
+            force=force, keys=keys,
         )  # fmt: skip
 
 

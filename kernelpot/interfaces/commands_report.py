@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernelpot.interfaces.console import out, progress_bar, say, say_model
+from kernelpot.interfaces.console import calibration_table, out, progress_bar, say, say_model
 from kernelpot.interfaces.console_cost import say_prediction_cost
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from kernelpot.potential import KernelPotential
     from kernelpot.report import Comparison
 
-__all__ = ["dimers", "evaluate", "info", "save_parity", "say_errors"]
+_MOST_FAR = 5
+"""Structures beyond a limit that are printed."""
+
+__all__ = ["calibrate", "dimers", "evaluate", "info", "save_parity", "say_errors"]
 
 
 def evaluate(
@@ -30,6 +33,8 @@ def evaluate(
     by_group: bool,
     plot: Path | None,
     train: Path | None,
+    against: Path | None,
+    std: bool,
     csv: Path | None,
     json: Path | None,
     keys: Mapping[str, str | None],
@@ -50,6 +55,10 @@ def evaluate(
         Folder for figures.
     train : Path | None
         Training structures, for a learning curve.
+    against : Path | None
+        Training structures, for measures of extrapolation.
+    std : bool
+        Whether standard deviations are judged, too.
     csv : Path | None
         Where the table of errors is written, as CSV.
     json : Path | None
@@ -74,8 +83,110 @@ def evaluate(
             say(f"Wrote {path}.")
     if plot is not None:
         save_parity(compared, plot, f"{model_file.name} on {structures.name}")
+    if std and model.fitted_.triangles:  # the full basis has no posterior
+        _say_deviations(model, test, label_keys, by_group, plot)
+    if against is not None:
+        _say_extrapolation(model, read_images(against), test, label_keys)
     if train is not None:
         _learning_curve(model, read_images(train), test, label_keys, plot)
+
+
+def _say_deviations(
+    model: KernelPotential,
+    test: list[Atoms],
+    keys: LabelKeys | None,
+    by_group: bool,
+    plot: Path | None,
+) -> None:
+    """Print how good the standard deviations are, and draw it."""
+    from kernelpot.report_uncertainty import (
+        error_sigma_figure,
+        model_deviations,
+        reliability_figure,
+        rich_tables,
+        uncertainty_table,
+    )
+
+    with progress_bar() as progress:
+        found = model_deviations(model, test, keys=keys, progress=progress)
+    source = model.calibration_.source
+    how = "as the fit has them" if source == "none" else f"calibrated by {source} errors"
+    rows = uncertainty_table(found, by_group=by_group)
+    for table in rich_tables(rows, f"Standard deviations of errors, {how}"):
+        out.print(table)
+    if source == "none":
+        say("kernelpot calibrate learns from errors how wide they have to be.")
+    if plot is not None:
+        sets = {one.kind: one for one in found}
+        for name, draw in (("reliability", reliability_figure), ("errors", error_sigma_figure)):
+            path = plot / f"{name}.png"
+            draw(sets).savefig(path, dpi=150)
+            say(f"Wrote {path}.")
+
+
+def _say_extrapolation(
+    model: KernelPotential, train: list[Atoms], test: list[Atoms], keys: LabelKeys | None
+) -> None:
+    """Print measures of extrapolation, and which structures are beyond their limits."""
+    from kernelpot.report import rich_table
+    from kernelpot.report_extrapolation import extrapolation_table
+
+    rows, far = extrapolation_table(model, train, test, keys=keys)
+    out.print(rich_table(rows, "Distance from the training structures; ranks: of force errors"))
+    say(f"{len(far)} of {len(test)} structures have an atom beyond a limit.")
+    for one in far[:_MOST_FAR]:
+        say(f"  structure {one.structure}, atom {one.atom}: {one.reason}")
+
+
+def calibrate(
+    model_file: Path,
+    structures: Path,
+    output: Path,
+    *,
+    index: str,
+    left_out: bool,
+    force: bool,
+    keys: Mapping[str, str | None],
+) -> None:
+    """Learn from errors how wide standard deviations are, and save the model with it.
+
+    Parameters
+    ----------
+    model_file : Path
+        Of the model.
+    structures : Path
+        Labelled ones that it was not fitted to, or was where they are to be left out.
+    output : Path
+        File of the calibrated model; may be that of the model itself.
+    index : str
+        Which frames of the structures.
+    left_out : bool
+        Whether each is predicted by all others that the model was fitted to.
+    force : bool
+        Whether the output may be there already.
+    keys : Mapping[str, str | None]
+        Names of the labels, by parameter of the model; those of the model where all are None.
+
+    Raises
+    ------
+    FileExistsError
+        If the output is there, and may not be.
+    """
+    from kernelpot.data import read_images
+    from kernelpot.potential import load
+
+    if output.exists() and output != model_file and not force:
+        raise FileExistsError(f"{output} exists: --force overwrites it, or choose another --output")
+    model = load(model_file)
+    named = {name: key for name, key in keys.items() if key is not None}
+    kept = model.get_params(deep=False)
+    with progress_bar() as progress:
+        model.set_params(progress=progress, **named)
+        model.calibrate(read_images(structures, index), left_out=left_out)
+    model.set_params(**kept)
+    model.save(output)
+    out.print(calibration_table(model.calibration_))
+    say(f"Saved {output}.")
 
 
 def dimers(model_file: Path, plot: Path | None) -> None:

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +19,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from kernelpot.uncertainty.recalibration import Recalibration
 
 __all__ = [
     "model_facts",
@@ -367,3 +370,36 @@ def _noise(model: Any) -> str:
         )
         parts.append(f"{kind} {values} {unit}{' (found)' if learned else ''}")
     return ", ".join(parts)
+
+
+def calibration_table(calibration: Recalibration) -> Table:
+    """What was learned of the width of errors, kind by kind.
+
+    Parameters
+    ----------
+    calibration : Recalibration
+        Of a model.
+
+    Returns
+    -------
+    Table
+        Scale of the posterior's standard deviations, floor beneath, factors of two intervals.
+    """
+    from kernelpot.report import UNITS, in_units
+
+    table = Table(title=f"Standard deviations by {calibration.source} errors")
+    table.add_column("label")
+    for name in ("scale", "floor", "50 %", "95 %", "errors", "structures"):
+        table.add_column(name, justify="right")
+    for kind, mine in calibration.kinds.items():
+        for symbol, one in mine.items():
+            table.add_row(
+                f"{kind} {symbol}".strip(),
+                f"{one.scale:.2f}",
+                f"{in_units(kind, one.floor):.3g} {UNITS[kind]}",
+                f"{one.factor(0.5):.2f}",
+                f"{one.factor(0.95):.2f}",
+                str(len(one.scores_r)),
+                str(one.n_structures),
+            )
+    return table

@@ -333,7 +333,8 @@ def recalibrate(
         if len(of_kind.error_r) < _LEAST_ERRORS:
             continue
         kinds[kind] = {ALL: _scale(of_kind, noise[kind])}
-        for symbol in sorted(set(of_kind.symbol_r.tolist()) - {ALL}):
+        symbols = sorted(set(of_kind.symbol_r.tolist()) - {ALL})
+        for symbol in symbols if len(symbols) > 1 else []:
             mine = of_kind.symbol_r == symbol
             part = Errors(*(values[mine] for values in of_kind))
             if mine.sum() >= _LEAST_NUMBERS and _n_structures(part) >= _LEAST_STRUCTURES:
