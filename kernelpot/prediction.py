@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -21,6 +21,7 @@ from kernelpot.descriptors.projected import projection_pays
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.descriptors.protocol import single as single_descriptor
 from kernelpot.fitted import Fitted, predictive
+from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.solvers import Posterior
 from kernelpot.neighbours import find_pairs, within
 from kernelpot.rows import Component, centre_blocks, collect
@@ -30,6 +31,9 @@ from kernelpot.variances import Process, covariance, standard_deviations
 
 _BLOCK = 256
 """Centres per pass: large enough for BLAS-3, small enough for the second-level cache."""
+
+_BLOCK_BESIDE = 64
+"""The same where more than one number is kept for each centre and inducing variable."""
 
 
 class LocalEnergies(NamedTuple):
@@ -52,6 +56,12 @@ class Evaluation(NamedTuple):
     def strain_cd(self) -> Float:
         """dE/dstrain, eV; divided by the volume it is the stress."""
         return self.strain_ncd.sum(axis=0)
+
+
+Beside = Callable[[int, int, System, Int, Float, Any], None]
+"""Called with what was computed of some centres: places of the component and of its inducing
+variables, species and pairs within the component's cutoff, centres, features, and the state that
+the descriptor's adjoint takes. Threads call it beside one another."""
 
 
 class _Block(NamedTuple):
@@ -163,6 +173,63 @@ class Predictor:
             )
         return other
 
+    def with_weights(self, weights_m: Float, posterior: Callable[[], Posterior]) -> Predictor:
+        """The potential of other weights.
+
+        Parameters
+        ----------
+        weights_m : Float
+            Weights of all inducing variables.
+        posterior : Callable[[], Posterior]
+            Gives their posterior, or says that they have none.
+
+        Returns
+        -------
+        Predictor
+            With the same inducing variables, baseline and repulsion.
+        """
+        return Predictor(
+            self._components, self._delta_g, weights_m, posterior, self._baseline, self._repulsion
+        )
+
+    def descriptor(self, g: int, z: int) -> BoundDescriptor:
+        """What computes the features of centres.
+
+        Parameters
+        ----------
+        g : int
+            Place of the component.
+        z : int
+            Place of their block of inducing variables.
+
+        Returns
+        -------
+        BoundDescriptor
+            On principal axes where these make predictions cheaper.
+        """
+        return self._blocks[g][z].descriptor
+
+    def compared(self, g: int) -> list[Inducing]:
+        """Inducing variables of a component with the features that predictions compute.
+
+        Parameters
+        ----------
+        g : int
+            Place of the component.
+
+        Returns
+        -------
+        list[Inducing]
+            Block by block, on principal axes where these make predictions cheaper.
+        """
+        component = self._components[g]
+        return [
+            one
+            if block.descriptor is component.descriptor
+            else one._replace(Z_mq=component.descriptor.lift(one.Z_mq, z))
+            for z, (one, block) in enumerate(zip(component.inducing, self._blocks[g], strict=True))
+        ]
+
     def species_of(self, numbers_n: Int, name: str = "the structure") -> Int:
         """Index of each atom's species.
 
@@ -193,7 +260,13 @@ class Predictor:
             )
         return as_int(np.searchsorted(self.species, numbers_n))
 
-    def evaluate(self, numbers_n: Int, pairs: Pairs, name: str = "the structure") -> Evaluation:
+    def evaluate(
+        self,
+        numbers_n: Int,
+        pairs: Pairs,
+        name: str = "the structure",
+        beside: Beside | None = None,
+    ) -> Evaluation:
         """Energy, forces and strain derivative.
 
         Parameters
@@ -204,6 +277,8 @@ class Predictor:
             Neighbours of the centres within ``cutoff``.
         name : str
             What to call the structure in an error.
+        beside : Beside | None
+            Called with the features of each block of centres.
 
         Returns
         -------
@@ -216,14 +291,18 @@ class Predictor:
         ValueError
             If a species is not known.
         """
-        found = self.local_energies(numbers_n, pairs, name)
+        found = self.local_energies(numbers_n, pairs, name, beside)
         forces_nc, strain_ncd = collect(
             found.gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, len(numbers_n), pairs.n_centres
         )
         return Evaluation(found.energies_n, forces_nc, strain_ncd, found.novelty_n)
 
     def local_energies(
-        self, numbers_n: Int, pairs: Pairs, name: str = "the structure"
+        self,
+        numbers_n: Int,
+        pairs: Pairs,
+        name: str = "the structure",
+        beside: Beside | None = None,
     ) -> LocalEnergies:
         """Energies of the centres, and their derivatives by the vectors to neighbours.
 
@@ -235,6 +314,8 @@ class Predictor:
             Neighbours of the centres within ``cutoff``.
         name : str
             What to call the structure in an error.
+        beside : Beside | None
+            Called with the features of each block of centres.
 
         Returns
         -------
@@ -254,10 +335,15 @@ class Predictor:
             contribution = self._repulsion.evaluate(numbers_n, pairs)
             energies_n += contribution.energies_n
             gradient_pc += contribution.gradient_pc
-        for component, blocks in zip(self._components, self._blocks, strict=True):
+        for g, (component, blocks) in enumerate(zip(self._components, self._blocks, strict=True)):
             near, index_p = within(pairs, component.descriptor.cutoff)
             near_pc = _add_component(
-                component, blocks, System(species_n, near), energies_n, novelty_n
+                component,
+                blocks,
+                System(species_n, near),
+                energies_n,
+                novelty_n,
+                None if beside is None else functools.partial(beside, g),
             )
             if index_p is None:
                 gradient_pc += near_pc
@@ -460,6 +546,7 @@ def _add_component(
     system: System,
     energies_n: Float,
     novelty_n: Float,
+    beside: Callable[[int, System, Int, Float, Any], None] | None,
 ) -> Float:
     """Add one component's local energies, raise the novelty to its own; its dE/dD of the pairs."""
     gradient_pc = np.zeros((len(system.pairs.i_p), 3))
@@ -474,12 +561,15 @@ def _add_component(
             energies_n[centres_b] += found.energies_b
             descriptor.vjp(system, centres_b, state, found.g_bq, gradient_pc)
             novelty_b = found.novelty_b
+            if beside is not None:
+                beside(z, system, centres_b, x_bq, state)
         else:
             novelty_b = np.ones(len(centres_b))
         if component.zeta > 1:
             novelty_n[centres_b] = np.maximum(novelty_n[centres_b], novelty_b)
 
     # A block for each thread at least: a small structure is divided, too.
-    size = min(_BLOCK, -(-len(species_n) // n_threads()))
+    most = _BLOCK if beside is None else _BLOCK_BESIDE
+    size = min(most, -(-len(species_n) // n_threads()))
     side_by_side(add, centre_blocks(component, species_n, max(size, 1)))
     return gradient_pc
