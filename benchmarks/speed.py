@@ -1,6 +1,7 @@
 """Time per atom of energy, forces and stress: stages beside their floors, sizes, species, threads.
 
-    OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/speed.py [stages sizes species]
+    export OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+    python benchmarks/speed.py [stages sizes species samples]
     python benchmarks/speed.py threads
 
 The model's speed depends on its shape alone (environments, features, neighbours), so it is fitted
@@ -271,10 +272,37 @@ def show_threads(args):
                 print(f"    {stage:18s} {one:7.3f} s {two:7.3f} s  {one / two:.2f}", flush=True)
 
 
+def show_samples(args):
+    """Energies, forces and strain derivatives by 32 samples, in predictions by the mean."""
+    model = KernelPotential(
+        Soap(cutoff=args.cutoff, n_max=8, l_max=8), n_environments=300, n_tangents=args.n_tangents
+    ).fit(datasets.load_silicon("train"))
+    atoms = silicon(512)
+    predictor = model.predictor_
+    pairs = PairList(predictor.cutoff, skin=0.0).update(atoms.positions, atoms.cell[:], atoms.pbc)
+    cases = {"one prediction": predictor.evaluate}
+    for words, antithetic in (("drawn alone", False), ("in pairs", True)):
+        committee = model.sample(32, random_state=0, antithetic=antithetic)
+        cases[f"32 samples, {words}"] = committee.evaluate
+    times = {words: [] for words in cases}
+    for k in range(args.repeats + 1):
+        for words, evaluate in cases.items():
+            started = time.perf_counter()
+            evaluate(atoms.numbers, pairs)
+            if k:  # the first one compiles
+                times[words].append(time.perf_counter() - started)
+    one = np.array(times["one prediction"])
+    print(f"\n{len(atoms)} atoms, {args.repeats} rounds\n{'':<24} {'us/atom':>9} {'ratio':>7}")
+    for words, found in times.items():
+        ratio = np.median(np.array(found) / one)
+        print(f"{words:<24} {1e6 * np.median(found) / len(atoms):>9.1f} {ratio:>7.2f}", flush=True)
+
+
 SECTIONS = {
     "stages": show_stages,
     "sizes": show_sizes,
     "species": show_species,
+    "samples": show_samples,
     "threads": show_threads,
 }
 

@@ -198,5 +198,14 @@ class Prediction(NamedTuple):
     interval: Interval | None = None
 
 
+class SamplePrediction(NamedTuple):
+    """What samples of a model's posterior say of a list of structures."""
+
+    energy: Float  # (n_samples, n_structures), eV
+    forces: list[Float]  # one (n_samples, n_atoms, 3) per structure, eV/angstrom
+    stress: Float  # (n_samples, n_structures, 6), eV/angstrom^3, NaN where not 3D periodic
+    energies: list[Float]  # one (n_samples, n_atoms) per structure, eV
+
+
 Settings = dict[str, Any]
 """Parameters by name, as they stand in a model file's header: JSON types only."""

@@ -26,6 +26,7 @@ from kernelpot.structure_prediction import covariance_of, deviations_of, evaluat
 from kernelpot.summary import noise_in_use, r_squared
 from kernelpot.training_data import say_nothing
 from kernelpot.uncertainty.recalibration import errors_by_kind, recalibrate, uncalibrated
+from kernelpot.uncertainty.samples import Committee, draw
 from kernelpot.variances import check_kinds
 
 __all__ = ["FittedPotential"]
@@ -185,6 +186,43 @@ class FittedPotential:
         if isinstance(noise, dict):
             return noise.get(self.reference_source_, next(iter(noise.values())))
         return noise
+
+    def sample(
+        self,
+        n: int,
+        random_state: int | np.random.Generator | None = None,
+        antithetic: bool = False,
+    ) -> Committee:
+        """Whole potentials, drawn from the posterior: a committee without another fit.
+
+        Parameters
+        ----------
+        n : int
+            How many.
+        random_state : int | np.random.Generator | None
+            For repeatable samples: the first ones do not depend on how many are drawn.
+        antithetic : bool
+            Whether samples come in pairs that deviate from the mean by the opposite. Their mean is
+            then that of the model, and they cost little more than half; but only every other one
+            is a draw of its own, so that a standard deviation over them is no more certain than
+            one over half of them.
+
+        Returns
+        -------
+        Committee
+            ``Calculator(committee[k])`` computes what a calculator of the model does, and
+            ``committee.predict(images)`` all of them at once. Samples hold what the inducing
+            variables can express: far from the data they agree more than they should, and
+            ``predict(images, return_std=True)`` knows of it.
+
+        Raises
+        ------
+        ValueError
+            If n is not a whole number of at least 1, or the model keeps no posterior
+            (``basis="full"``).
+        """
+        check_is_fitted(self, "fitted_")
+        return draw(self.predictor_, self.fitted_, n, random_state, antithetic)
 
     def score(self, images: Iterable[Atoms], y: None = None) -> float:
         """Coefficient of determination R^2 of the force components, or of the energies per atom

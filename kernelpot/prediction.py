@@ -6,7 +6,7 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -18,6 +18,7 @@ from kernelpot.descriptors.projected import projection_pays
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.descriptors.protocol import single as single_descriptor
 from kernelpot.fitted import Fitted, predictive
+from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.solvers import Posterior
 from kernelpot.neighbours import within
 from kernelpot.novelty import (
@@ -33,6 +34,9 @@ from kernelpot.variances import Process, standard_deviations
 
 _BLOCK = 256
 """Centres per pass: large enough for BLAS-3, small enough for the second-level cache."""
+
+_BLOCK_BESIDE = 64
+"""The same where more than one number is kept for each centre and inducing variable."""
 
 
 class LocalEnergies(NamedTuple):
@@ -55,6 +59,12 @@ class Evaluation(NamedTuple):
     def strain_cd(self) -> Float:
         """dE/dstrain, eV; divided by the volume it is the stress."""
         return self.strain_ncd.sum(axis=0)
+
+
+Beside = Callable[[int, int, System, Int, Float, Any], None]
+"""Called with what was computed of some centres: places of the component and of its inducing
+variables, species and pairs within the component's cutoff, centres, features, and the state that
+the descriptor's adjoint takes. Threads call it beside one another."""
 
 
 class _Block(NamedTuple):
@@ -166,6 +176,63 @@ class Predictor:
             )
         return other
 
+    def with_weights(self, weights_m: Float, posterior: Callable[[], Posterior]) -> Predictor:
+        """The potential of other weights.
+
+        Parameters
+        ----------
+        weights_m : Float
+            Weights of all inducing variables.
+        posterior : Callable[[], Posterior]
+            Gives their posterior, or says that they have none.
+
+        Returns
+        -------
+        Predictor
+            With the same inducing variables, baseline and repulsion.
+        """
+        return Predictor(
+            self._components, self._delta_g, weights_m, posterior, self._baseline, self._repulsion
+        )
+
+    def descriptor(self, g: int, z: int) -> BoundDescriptor:
+        """What computes the features of centres.
+
+        Parameters
+        ----------
+        g : int
+            Place of the component.
+        z : int
+            Place of their block of inducing variables.
+
+        Returns
+        -------
+        BoundDescriptor
+            On principal axes where these make predictions cheaper.
+        """
+        return self._blocks[g][z].descriptor
+
+    def compared(self, g: int) -> list[Inducing]:
+        """Inducing variables of a component with the features that predictions compute.
+
+        Parameters
+        ----------
+        g : int
+            Place of the component.
+
+        Returns
+        -------
+        list[Inducing]
+            Block by block, on principal axes where these make predictions cheaper.
+        """
+        component = self._components[g]
+        return [
+            one
+            if block.descriptor is component.descriptor
+            else one._replace(Z_mq=component.descriptor.lift(one.Z_mq, z))
+            for z, (one, block) in enumerate(zip(component.inducing, self._blocks[g], strict=True))
+        ]
+
     def species_of(self, numbers_n: Int, name: str = "the structure") -> Int:
         """Index of each atom's species.
 
@@ -201,6 +268,7 @@ class Predictor:
         numbers_n: Int,
         pairs: Pairs,
         name: str = "the structure",
+        beside: Beside | None = None,
         *,
         novelty: bool = False,
     ) -> Evaluation:
@@ -214,6 +282,8 @@ class Predictor:
             Neighbours of the centres within ``cutoff``.
         name : str
             What to call the structure in an error.
+        beside : Beside | None
+            Called with the features of each block of centres.
         novelty : bool
             Whether novelty is wanted, too.
 
@@ -228,7 +298,7 @@ class Predictor:
         ValueError
             If a species is not known.
         """
-        found = self.local_energies(numbers_n, pairs, name, novelty=novelty)
+        found = self.local_energies(numbers_n, pairs, name, beside, novelty=novelty)
         forces_nc, strain_ncd = collect(
             found.gradient_pc, pairs.i_p, pairs.j_p, pairs.D_pc, len(numbers_n), pairs.n_centres
         )
@@ -239,6 +309,7 @@ class Predictor:
         numbers_n: Int,
         pairs: Pairs,
         name: str = "the structure",
+        beside: Beside | None = None,
         *,
         novelty: bool = False,
     ) -> LocalEnergies:
@@ -252,6 +323,8 @@ class Predictor:
             Neighbours of the centres within ``cutoff``.
         name : str
             What to call the structure in an error.
+        beside : Beside | None
+            Called with the features of each block of centres.
         novelty : bool
             Whether novelty is wanted, too.
 
@@ -275,10 +348,17 @@ class Predictor:
             contribution = self._repulsion.evaluate(numbers_n, pairs)
             energies_n += contribution.energies_n
             gradient_pc += contribution.gradient_pc
-        for component, blocks, known_z in zip(self._components, self._blocks, known, strict=True):
+        all_of = zip(self._components, self._blocks, known, strict=True)
+        for g, (component, blocks, known_z) in enumerate(all_of):
             near, index_p = within(pairs, component.descriptor.cutoff)
             near_pc = _add_component(
-                component, blocks, known_z, System(species_n, near), energies_n, novelty_n
+                component,
+                blocks,
+                known_z,
+                System(species_n, near),
+                energies_n,
+                novelty_n,
+                None if beside is None else functools.partial(beside, g),
             )
             if index_p is None:
                 gradient_pc += near_pc
@@ -416,6 +496,7 @@ def _add_component(
     system: System,
     energies_n: Float,
     novelty_n: Float,
+    beside: Callable[[int, System, Int, Float, Any], None] | None,
 ) -> Float:
     """Add one component's local energies and its novelty, if asked for; its dE/dD of the pairs."""
     gradient_pc = np.zeros((len(system.pairs.i_p), 3))
@@ -431,10 +512,13 @@ def _add_component(
             descriptor.vjp(system, centres_b, state, found.g_bq, gradient_pc)
             if known_z is not None:
                 novelty_n[centres_b] += known_z[z].novelty(found.values_be)
+            if beside is not None:
+                beside(z, system, centres_b, x_bq, state)
         elif known_z is not None:
             novelty_n[centres_b] += known_z[z].share
 
     # A block for each thread at least: a small structure is divided, too.
-    size = min(_BLOCK, -(-len(species_n) // n_threads()))
+    most = _BLOCK if beside is None else _BLOCK_BESIDE
+    size = min(most, -(-len(species_n) // n_threads()))
     side_by_side(add, centre_blocks(component, species_n, max(size, 1)))
     return gradient_pc

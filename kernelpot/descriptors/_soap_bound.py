@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,13 @@ import numpy as np
 from kernelpot._lanes import LANES
 from kernelpot._machine import one_blas_thread
 from kernelpot.conventions import Float, Int, System, as_float, as_int
-from kernelpot.descriptors import _soap_dscribe, _soap_gradients, _soap_numba, radial
+from kernelpot.descriptors import (
+    _soap_adjoints,
+    _soap_dscribe,
+    _soap_gradients,
+    _soap_numba,
+    radial,
+)
 from kernelpot.descriptors import basis as radial_basis
 from kernelpot.descriptors._harmonics import harmonics
 from kernelpot.descriptors._mixing import mix_tables, radial_mixing
@@ -375,6 +382,59 @@ class BoundSoap:
             np.ascontiguousarray(g_bq, self._plan.table.dtype),
             out_pc,
         )
+
+    def vjp_many(
+        self, system: System, centres_b: Int, state: State, g_bqs: np.ndarray
+    ) -> np.ndarray:
+        """``vjp`` of many outputs at once, in single precision.
+
+        Parameters
+        ----------
+        system : System
+            As given to ``features``.
+        centres_b : Int
+            As given to ``features``.
+        state : State
+            What ``features`` returned for them.
+        g_bqs : np.ndarray
+            Derivatives of the outputs by the features, (n_centres, n_features, n_outputs).
+
+        Returns
+        -------
+        np.ndarray
+            Of the pairs of the centres, one centre after the other, shape
+            (n_pairs of the centres, 3, n_outputs), single precision.
+        """
+        single = self._single
+        n_b, _, n_outputs = g_bqs.shape
+        n_s = -(-n_outputs // _soap_adjoints.OUTPUTS) * _soap_adjoints.OUTPUTS
+        g_bqs = np.ascontiguousarray(g_bqs, np.float32)
+        if n_s > n_outputs:
+            g_bqs = np.pad(g_bqs, ((0, 0), (0, 0), (0, n_s - n_outputs)))
+        # Rows of coefficients are as long as registers ask for, and these hold more numbers now.
+        c_bin = state.c_bi.reshape(n_b, -1, self._plan.n_pad)
+        c_bi = np.zeros((n_b, c_bin.shape[1], single._plan.n_pad), np.float32)
+        c_bi[..., : self._plan.n_pad] = c_bin
+        out = np.empty(int(state.hoods.offset_b[-1]) * 3 * n_s, np.float32)
+        _soap_adjoints.vjp_many(
+            single._plan,
+            single._harmonics,
+            system.species_n,
+            system.pairs.j_p,
+            system.pairs.D_pc,
+            state.hoods,
+            c_bi.reshape(n_b, -1),
+            state.x_bq.astype(np.float32),
+            state.norm_b,
+            g_bqs.reshape(n_b, -1),
+            out,
+        )
+        return out.reshape(-1, 3, n_s)[..., :n_outputs]
+
+    @functools.cached_property
+    def _single(self) -> BoundSoap:
+        """Tables in single precision."""
+        return self if self._plan.table.dtype == np.float32 else self.in_single_precision()
 
     def jacobian(self, system: System, centres_b: Int) -> tuple[Float, Float]:
         """Features and their derivatives by the vectors to the neighbours.

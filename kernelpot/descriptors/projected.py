@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kernelpot.conventions import Float, Int, System
-from kernelpot.descriptors.protocol import BoundDescriptor, single
+from kernelpot.descriptors.protocol import BoundDescriptor, single, vjp_many
 
 __all__ = ["ProjectedDescriptor", "projection_pays"]
 
@@ -162,6 +163,39 @@ class ProjectedDescriptor:
             axes_kq = self.axes_z[z]
             inner_bq[mine] = g_bq[mine, : len(axes_kq)] @ axes_kq
         self.inner.vjp(system, centres_b, state.inner, inner_bq, out_pc)
+
+    def vjp_many(
+        self, system: System, centres_b: Int, state: _State, g_bqs: np.ndarray
+    ) -> np.ndarray:
+        """``vjp`` of many outputs at once, in single precision.
+
+        Parameters
+        ----------
+        system : System
+            As given to ``features``.
+        centres_b : Int
+            As given to ``features``.
+        state : _State
+            What ``features`` returned for them.
+        g_bqs : np.ndarray
+            Derivatives of the outputs by the features, (n_centres, n_features, n_outputs).
+
+        Returns
+        -------
+        np.ndarray
+            Of the pairs of the centres, one centre after the other, shape
+            (n_pairs of the centres, 3, n_outputs), single precision.
+        """
+        shape = (len(g_bqs), self.inner.n_features, g_bqs.shape[2])
+        inner_bqs = np.empty(shape, np.float32)
+        for z, mine in _by_species(state.species_b):
+            axes_qk = self._single_axes_z[z].T
+            inner_bqs[mine] = axes_qk @ g_bqs[mine, : axes_qk.shape[1]]
+        return vjp_many(self.inner, system, centres_b, state.inner, inner_bqs)
+
+    @functools.cached_property
+    def _single_axes_z(self) -> list[np.ndarray]:
+        return [axes_kq.astype(np.float32) for axes_kq in self.axes_z]
 
     def jacobian(self, system: System, centres_b: Int) -> tuple[Float, Float]:
         """Features and their derivatives by the vectors to the neighbours.

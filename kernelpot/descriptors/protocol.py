@@ -145,3 +145,44 @@ def widths(bound: BoundDescriptor) -> list[int]:
     """
     inner = getattr(bound, "inner", None)
     return [*([] if inner is None else widths(inner)), bound.n_features]
+
+
+def vjp_many(
+    bound: BoundDescriptor, system: System, centres_b: Int, state: Any, g_bqs: np.ndarray
+) -> np.ndarray:
+    """The adjoint of many outputs at once, in single precision.
+
+    Parameters
+    ----------
+    bound : BoundDescriptor
+        Bound to species. Its method ``vjp_many``, if it has one, takes the other parameters;
+        without one ``vjp`` is called for each output.
+    system : System
+        As given to ``features``.
+    centres_b : Int
+        As given to ``features``.
+    state : Any
+        What ``features`` returned for them.
+    g_bqs : np.ndarray
+        Derivatives of the outputs by the features, (n_centres, n_features, n_outputs).
+
+    Returns
+    -------
+    np.ndarray
+        sum_q g_bqs dx_bq/dD_pc of the pairs of the centres, one centre after the other: shape
+        (n_pairs of the centres, 3, n_outputs), single precision.
+    """
+    many = getattr(bound, "vjp_many", None)
+    if many is not None:
+        return many(system, centres_b, state, g_bqs)
+    first_n = system.pairs.first_n
+    index_p = np.concatenate(
+        [np.zeros(0, np.intp), *(np.arange(*first_n[b : b + 2]) for b in centres_b)]
+    )
+    all_pc = np.zeros((len(system.pairs.i_p), 3))
+    out_pcs = np.empty((len(index_p), 3, g_bqs.shape[2]), np.float32)
+    for s in range(g_bqs.shape[2]):
+        g_bq = np.ascontiguousarray(g_bqs[:, :, s], dtype=np.float64)
+        bound.vjp(system, centres_b, state, g_bq, all_pc)
+        out_pcs[:, :, s] = all_pc[index_p]
+    return out_pcs

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kernelpot.conventions import Float, Int, System
-from kernelpot.descriptors.protocol import BoundDescriptor, single
+from kernelpot.descriptors.protocol import BoundDescriptor, single, vjp_many
 
 __all__ = ["SharedCentres", "shared_centres"]
 
@@ -134,6 +134,31 @@ class SharedCentres:
         """
         inner_bq = self._root * g_bq[:, : self.inner.n_features]
         self.inner.vjp(system, centres_b, state.inner, inner_bq, out_pc)
+
+    def vjp_many(
+        self, system: System, centres_b: Int, state: _State, g_bqs: np.ndarray
+    ) -> np.ndarray:
+        """``vjp`` of many outputs at once, in single precision.
+
+        Parameters
+        ----------
+        system : System
+            As given to ``features``.
+        centres_b : Int
+            As given to ``features``.
+        state : _State
+            What ``features`` returned for them.
+        g_bqs : np.ndarray
+            Derivatives of the outputs by the features, (n_centres, n_features, n_outputs).
+
+        Returns
+        -------
+        np.ndarray
+            Of the pairs of the centres, one centre after the other, shape
+            (n_pairs of the centres, 3, n_outputs), single precision.
+        """
+        inner_bqs = np.float32(self._root) * g_bqs[:, : self.inner.n_features]
+        return vjp_many(self.inner, system, centres_b, state.inner, inner_bqs)
 
     def jacobian(self, system: System, centres_b: Int) -> tuple[Float, Float]:
         """Features and their derivatives by the vectors to the neighbours.

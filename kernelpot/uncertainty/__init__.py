@@ -1,1 +1,1 @@
-"""How sure a model is, and how good that is: measures of standard deviations and of novelty."""
+"""How sure a model is: measures, calibration, samples, extrapolation."""
