@@ -9,7 +9,7 @@ on structures that were left out decide, for each kind of label (and each specie
 
 by maximum likelihood: sigma is epistemic and shrinks with more data, the floor is what stays (noise
 of the labels, and what the descriptor does not see). What is left is the shape of the distribution:
-the sorted |error| / s of the same structures give the half-widths of intervals of any level, by
+the sorted ``|error| / s`` of the same structures give the half-widths of intervals of any level, by
 split-conformal prediction. (For central intervals their empirical distribution is also the
 isotonic map of Kuleshov, Fenner and Ermon, ICML 80, 2796 (2018).)
 """
@@ -87,7 +87,7 @@ class KindScale(NamedTuple):
         Parameters
         ----------
         score : Float
-            |error| / s, any shape.
+            ``|error| / s``, any shape.
 
         Returns
         -------
