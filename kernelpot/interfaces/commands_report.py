@@ -179,14 +179,32 @@ def calibrate(
         raise FileExistsError(f"{output} exists: --force overwrites it, or choose another --output")
     model = load(model_file)
     named = {name: key for name, key in keys.items() if key is not None}
-    kept = model.get_params(deep=False)
+    kept, images = model.get_params(deep=False), read_images(structures, index)
     with progress_bar() as progress:
         model.set_params(progress=progress, **named)
-        model.calibrate(read_images(structures, index), left_out=left_out)
+        model.calibrate(images, left_out=left_out)
     model.set_params(**kept)
     model.save(output)
     out.print(calibration_table(model.calibration_))
+    _say_nuggets(model, images)
     say(f"Saved {output}.")
+
+
+def _say_nuggets(model: KernelPotential, images: list[Atoms]) -> None:
+    """Say what of the errors nearest environments do not have in common."""
+    from ase.data import chemical_symbols
+
+    from kernelpot.data import structures_from_atoms
+    from kernelpot.uncertainty.misspecification import nuggets_of
+
+    structures = structures_from_atoms(images, *model._labels(), labels="optional")
+    for number, one in nuggets_of(model.fitted_, model.predictor_, structures).items():
+        if one.count:
+            say(
+                f"{chemical_symbols[number]}: errors of |F| {1e3 * one.sill:.3g} meV/A, of which the "
+                f"nearest environments ({one.distance:.2g} apart) do not have "
+                f"{1e3 * one.nugget:.3g} meV/A in common: noise, or what the descriptor does not see"
+            )
 
 
 def dimers(model_file: Path, plot: Path | None) -> None:
