@@ -15,6 +15,7 @@ from kernelpot.neighbours import PairList
 
 if TYPE_CHECKING:
     from kernelpot.potential import KernelPotential
+    from kernelpot.uncertainty.samples import Sample
 
 __all__ = ["Calculator"]
 
@@ -31,8 +32,9 @@ class Calculator(AseCalculator):
 
     Parameters
     ----------
-    model_or_path : KernelPotential | str | PathLike[str]
-        A fitted model, or the file of one.
+    model_or_path : KernelPotential | Sample | str | PathLike[str]
+        A fitted model, or the file of one; or a sample of its posterior, ``model.sample(8)[0]``,
+        which has no standard deviations.
     skin : float
         Additional radius of the kept neighbours, angstrom: a larger one searches less often
         and walks through more pairs; 0 searches at every call.
@@ -79,7 +81,7 @@ class Calculator(AseCalculator):
 
     def __init__(
         self,
-        model_or_path: KernelPotential | str | PathLike[str],
+        model_or_path: KernelPotential | Sample | str | PathLike[str],
         *,
         skin: float = 0.5,
         single_precision: bool = False,
