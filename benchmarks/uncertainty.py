@@ -9,9 +9,9 @@ each predicted by all others ("left-out"). 3BPA is calibrated at 300 K and measu
 full basis there is no posterior, so molecules are fitted in the sparse one.
 
 Si, Cu, Mo, ethanol, 3BPA
-    Force components: coverage, expected calibration error, Spearman correlation of |error| and
-    sigma, AUROC of the tenth of largest errors; the two last also of the norms of the errors of
-    atoms. For Si also the novelty and an ensemble of eight refits to bootstrap samples.
+    Force components but those that symmetry fixes: coverage, expected calibration error, Spearman
+    correlation of |error| and sigma, AUROC of the tenth of largest errors. For Si also an ensemble
+    of eight refits to bootstrap samples.
 GAP
     The same of the local variance of a GAP fitted to the same silicon (KERNELPOT_PEERS).
 NbMoTaW
@@ -70,13 +70,10 @@ def forces_of(model, images, *, calibrated):
 
 
 def row_of(deviations):
-    """Figures of one set of force components, and of the norms of atoms' errors."""
+    """Figures of one set of force components."""
     from kernelpot.report_uncertainty import uncertainty_table
-    from kernelpot.uncertainty.metrics import auroc, spearman
 
     (row,) = uncertainty_table([deviations])
-    error_n = np.linalg.norm(deviations.error.reshape(-1, 3), axis=1)
-    sigma_n = np.linalg.norm(deviations.sigma.reshape(-1, 3), axis=1)
     return {
         "ece": row.ece,
         "cover_50": row.coverage_50,
@@ -89,8 +86,6 @@ def row_of(deviations):
         "rmse": row.rmse,
         "spearman": row.spearman,
         "auroc": row.auroc,
-        "atom_spearman": spearman(error_n, sigma_n),
-        "atom_auroc": auroc(error_n, sigma_n),
         "numbers": row.count,
     }
 
@@ -100,8 +95,7 @@ def show(name, row):
         f"  {name:<22} ECE {row['ece']:.3f}  50 % {100 * row['cover_50']:5.1f}  90 % "
         f"{100 * row['cover_90']:5.1f}  95 % {100 * row['cover_95']:5.1f}  99 % "
         f"{100 * row['cover_99']:5.1f}  NLL {row['nll']:6.2f}  z {row['rms_z']:4.2f}  Spearman "
-        f"{row['spearman']:.2f} ({row['atom_spearman']:.2f})  AUROC {row['auroc']:.2f} "
-        f"({row['atom_auroc']:.2f})",
+        f"{row['spearman']:.2f}  AUROC {row['auroc']:.2f}",
         flush=True,
     )
 
@@ -110,7 +104,7 @@ def show_forces(name, found):
     n_train, n_held, n_new = found["n"]
     print(
         f"{name}: fitted to {n_train} ({found['fit_s']:.0f} s CPU), calibrated on {n_held}, "
-        f"measured on {n_new} structures; in brackets: norms of atoms"
+        f"measured on {n_new} structures"
     )
     for kind, row in (found["rows"] | found.get("ensemble", {})).items():
         show(kind, row)
@@ -147,13 +141,14 @@ def run(name, queue):
     }
     found = {"rows": rows, "fit_s": fit_s, "scales": scales, "n": [len(train), len(held), len(new)]}
     if name == "Si":
-        found |= ensemble(train, new, sets["posterior and noise"], fit_s)
+        found |= ensemble(train, held, new, fit_s)
     queue.put((found, sets))
 
 
-def ensemble(train, new, posterior, fit_s):
-    """Spread of refits to bootstrap samples, and what it costs."""
+def ensemble(train, held, new, fit_s):
+    """Spread of refits to bootstrap samples, calibrated in the same way, and what it costs."""
     from kernelpot.report_uncertainty import Deviations
+    from kernelpot.uncertainty.recalibration import Errors, is_open, recalibrate
 
     rng = np.random.default_rng(0)
     started, forces = time.process_time(), []
@@ -162,16 +157,32 @@ def ensemble(train, new, posterior, fit_s):
         sample = [train[k] for k in rng.integers(0, len(train), len(train))]
         alone = [a for a in train if len(a) == 1]
         model.fit([*sample, *alone])
-        forces.append(np.concatenate(model.predict(new).forces))
+        forces.append([np.concatenate(model.predict(part).forces).ravel() for part in (held, new)])
     seconds = time.process_time() - started
-    spread = 1e3 * np.std(forces, axis=0, ddof=1).ravel()
-    label = 1e3 * np.concatenate([a.get_forces() for a in new]).ravel()
-    error = 1e3 * np.mean(forces, axis=0).ravel() - label
-    # With the noise that the fits found, and alone: where members agree that is nothing.
+    noise = model.noise_["forces"]
+    parts = []
+    for k, images in enumerate((held, new)):
+        members = np.array([one[k] for one in forces])
+        label = np.concatenate([a.get_forces().ravel() for a in images])
+        error, spread = members.mean(axis=0) - label, members.std(axis=0, ddof=1)
+        told, structure = (
+            is_open(spread),
+            np.repeat(np.arange(len(images)), [3 * len(a) for a in images]),
+        )
+        parts.append(Errors(error[told], spread[told], np.full(told.sum(), "Si"), structure[told]))
+    scales = recalibrate(
+        {"forces": parts[0]}, dict.fromkeys(("energy", "forces", "stress"), noise), "held-out"
+    )
+    scale = scales.scale_of("forces", 14)
     rows = {}
-    for name, floor in (("ensemble and noise", 1e3 * model.noise_["forces"]), ("ensemble", 1e-3)):
-        one = Deviations("forces", "meV/A", error, np.hypot(spread, floor), posterior.group)
-        rows[name] = row_of(one)
+    for name, std, level in (
+        ("ensemble and noise", np.hypot(parts[1].sigma_r, noise), None),
+        ("ensemble, held-out", scale.std(parts[1].sigma_r), True),
+    ):
+        error = parts[1].error_r
+        level = None if level is None else scale.level(np.abs(error) / std)
+        group = np.full(len(error), "all")
+        rows[name] = row_of(Deviations("forces", "meV/A", 1e3 * error, 1e3 * std, group, level))
     return {"ensemble": rows, "ensemble_s": seconds - fit_s}
 
 

@@ -23,7 +23,7 @@ from kernelpot.uncertainty.metrics import (
     empirical_coverage,
     error_bins,
 )
-from kernelpot.uncertainty.recalibration import uncalibrated
+from kernelpot.uncertainty.recalibration import is_open, uncalibrated
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -215,7 +215,7 @@ def model_deviations(
     -------
     tuple[Deviations, ...]
         In the order energy (per atom), forces, stress, in the units of error tables; kinds without
-        a single label are left out.
+        a single label are left out, and numbers that symmetry fixes.
     """
     if keys is None:
         keys = LabelKeys(model.energy_key, model.forces_key, model.stress_key, model.virial_key)
@@ -224,7 +224,9 @@ def model_deviations(
     scales = model.calibration_
     if not calibrated:
         scales = uncalibrated({kind: model._noise_of(kind) for kind in LABEL_KINDS})
-    parts: dict[str, list[tuple[Float, Float, Float, np.ndarray]]] = {k: [] for k in LABEL_KINDS}
+    parts: dict[str, list[tuple[Float, Float, Float, Float, np.ndarray]]] = {
+        k: [] for k in LABEL_KINDS
+    }
     for s, (atoms, one) in enumerate(zip(images, labelled, strict=True)):
         p = model.predict([atoms], return_std=LABEL_KINDS)
         for kind in LABEL_KINDS:
@@ -236,19 +238,18 @@ def model_deviations(
             level = scales.level(kind, error, sigma, one.numbers_n)
             per = one.n_atoms if kind == "energy" else 1
             group = np.full(int(known.sum()), one.group or ALL)
-            parts[kind].append((error[known] / per, std[known] / per, level[known], group))
+            numbers = (sigma[known] / per, error[known] / per, std[known] / per, level[known])
+            parts[kind].append((*numbers, group))
         if progress is not None:
             progress("standard deviations", s + 1, len(images))
     found = []
     for kind, of_kind in parts.items():
-        error, sigma, level, group = (
-            np.concatenate(column) for column in zip(*of_kind, strict=True)
-        )
-        if len(error):
-            factor = FROM_EV_ANGSTROM[kind]
-            found.append(
-                Deviations(kind, UNITS[kind], factor * error, factor * sigma, group, level)
-            )
+        sigma, error, std, level, group = map(np.concatenate, zip(*of_kind, strict=True))
+        told = is_open(sigma)
+        if told.any():
+            factor, unit = FROM_EV_ANGSTROM[kind], UNITS[kind]
+            numbers = factor * error[told], factor * std[told], group[told], level[told]
+            found.append(Deviations(kind, unit, *numbers))
     return tuple(found)
 
 

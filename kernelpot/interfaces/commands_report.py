@@ -201,9 +201,9 @@ def _say_nuggets(model: KernelPotential, images: list[Atoms]) -> None:
     for number, one in nuggets_of(model.fitted_, model.predictor_, structures).items():
         if one.count:
             say(
-                f"{chemical_symbols[number]}: errors of |F| {1e3 * one.sill:.3g} meV/A, of which the "
-                f"nearest environments ({one.distance:.2g} apart) do not have "
-                f"{1e3 * one.nugget:.3g} meV/A in common: noise, or what the descriptor does not see"
+                f"{chemical_symbols[number]}: errors of |F| {1e3 * one.sill:.3g} meV/A; "
+                f"{1e3 * one.nugget:.3g} meV/A of them the nearest environments "
+                f"({one.distance:.2g} apart) do not share: noise, or what the descriptor misses"
             )
 
 

@@ -31,7 +31,15 @@ from kernelpot.data import Structure
 from kernelpot.doubts import LabelErrors
 from kernelpot.uncertainty.metrics import conformal_factor
 
-__all__ = ["Errors", "KindScale", "Recalibration", "errors_by_kind", "recalibrate", "uncalibrated"]
+__all__ = [
+    "Errors",
+    "KindScale",
+    "Recalibration",
+    "errors_by_kind",
+    "is_open",
+    "recalibrate",
+    "uncalibrated",
+]
 
 ALL = ""
 """Name of the scale of all species together."""
@@ -342,12 +350,29 @@ def recalibrate(
     return Recalibration(source, kinds)
 
 
+def is_open(sigma_r: Float) -> np.ndarray:
+    """Whether numbers are not known by symmetry: the force on an atom of a perfect crystal is.
+
+    Parameters
+    ----------
+    sigma_r : Float
+        Posterior standard deviations of numbers of one kind.
+
+    Returns
+    -------
+    np.ndarray
+        False where they are below 1e-4 of the median of those above zero.
+    """
+    some_r = sigma_r[sigma_r > 0.0]
+    return sigma_r > _KNOWN * (np.median(some_r) if len(some_r) else 0.0)
+
+
 def _n_structures(errors: Errors) -> int:
     return len(np.unique(errors.structure_r))
 
 
 def _scale(errors: Errors, noise: float) -> KindScale:
-    told_r = errors.sigma_r > _KNOWN * np.median(errors.sigma_r)
+    told_r = is_open(errors.sigma_r)
     error_r, sigma_r = errors.error_r[told_r], errors.sigma_r[told_r]
     if not len(error_r):
         return KindScale(1.0, noise, np.zeros(0), 0)
