@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from ase.data import chemical_symbols
 
-from kernelpot._machine import n_threads, side_by_side
-from kernelpot.collapsed import Collapsed, collapse, single
+from kernelpot.collapsed import single
 from kernelpot.conventions import Float, Int, Pairs, System, as_int
-from kernelpot.descriptors.projected import projection_pays
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.descriptors.protocol import single as single_descriptor
 from kernelpot.fitted import Fitted, predictive
 from kernelpot.gp.inducing import Inducing
 from kernelpot.gp.solvers import Posterior
+from kernelpot.local_energies import Beside, Block, LocalEnergies, add_component, blocks_of
 from kernelpot.neighbours import within
 from kernelpot.novelty import (
     KnownEnvironments,
@@ -27,24 +25,10 @@ from kernelpot.novelty import (
     known_environments,
     novelty_with_slopes,
 )
-from kernelpot.rows import Component, centre_blocks, collect
+from kernelpot.rows import Component, collect
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 from kernelpot.variances import Process, standard_deviations
-
-_BLOCK = 256
-"""Centres per pass: large enough for BLAS-3, small enough for the second-level cache."""
-
-_BLOCK_BESIDE = 64
-"""The same where more than one number is kept for each centre and inducing variable."""
-
-
-class LocalEnergies(NamedTuple):
-    """Energies of centres and their derivatives by the vectors to their neighbours."""
-
-    energies_n: Float  # eV, baseline included
-    gradient_pc: Float  # dE/dD of each pair as it stands in the list, eV/angstrom
-    novelty_n: Float  # 0 to 1: see `novelty`; NaN where the model has none, or unasked
 
 
 class Evaluation(NamedTuple):
@@ -59,19 +43,6 @@ class Evaluation(NamedTuple):
     def strain_cd(self) -> Float:
         """dE/dstrain, eV; divided by the volume it is the stress."""
         return self.strain_ncd.sum(axis=0)
-
-
-Beside = Callable[[int, int, System, Int, Float, Any], None]
-"""Called with what was computed of some centres: places of the component and of its inducing
-variables, species and pairs within the component's cutoff, centres, features, and the state that
-the descriptor's adjoint takes. Threads call it beside one another."""
-
-
-class _Block(NamedTuple):
-    """What centres of one block are compared with."""
-
-    descriptor: BoundDescriptor
-    collapsed: Collapsed
 
 
 class Predictor:
@@ -121,18 +92,7 @@ class Predictor:
         self._process: Process | None = None
         self._baseline = baseline
         self._repulsion = repulsion
-        groups = [(group, c.zeta) for c in components for group in c.inducing]
-        edges = np.cumsum([len(group.Z_mq) for group, _ in groups])[:-1]
-        weights = np.split(weights_m, edges)
-        rest = (collapse(g, w, zeta) for (g, zeta), w in zip(groups, weights, strict=True))
-        # Of each component and block of inducing variables.
-        self._blocks = [
-            [
-                _on_cheaper_axes(c.descriptor, one, z)
-                for z, one in enumerate(itertools.islice(rest, len(c.inducing)))
-            ]
-            for c in components
-        ]
+        self._blocks = blocks_of(components, weights_m)
 
     def in_single_precision(self, max_error: float = 0.01) -> Predictor:
         """The same potential with features, adjoints and matrix products in single precision.
@@ -170,7 +130,7 @@ class Predictor:
                     descriptors[id(one.descriptor)] = single_descriptor(one.descriptor)
             other._blocks.append(
                 [
-                    _Block(descriptors[id(one.descriptor)], collapsed)
+                    Block(descriptors[id(one.descriptor)], collapsed)
                     for one, (collapsed, _) in zip(blocks, found, strict=True)
                 ]
             )
@@ -351,7 +311,7 @@ class Predictor:
         all_of = zip(self._components, self._blocks, known, strict=True)
         for g, (component, blocks, known_z) in enumerate(all_of):
             near, index_p = within(pairs, component.descriptor.cutoff)
-            near_pc = _add_component(
+            near_pc = add_component(
                 component,
                 blocks,
                 known_z,
@@ -453,19 +413,6 @@ class Predictor:
         return standard_deviations(self.process, system, volume, kinds)
 
 
-def _on_cheaper_axes(bound: BoundDescriptor, collapsed: Collapsed, z: int) -> _Block:
-    """Descriptor and weights with which a prediction costs least.
-
-    Fewer axes save memory and time of a fit; where there are few environments, a prediction is
-    cheaper with all features, and weights that contain the axes: energies are the same.
-    """
-    whole = getattr(bound, "unprojected", None)
-    n_environments = len(collapsed.alpha_e)
-    if whole is None or projection_pays(whole.n_features, bound.n_features, n_environments):
-        return _Block(bound, collapsed)
-    return _Block(whole, collapsed._replace(V_jq=bound.lift(collapsed.V_jq, z)))
-
-
 def predictor_of(fitted: Fitted) -> Predictor:
     """The potential that a fit gives.
 
@@ -487,38 +434,3 @@ def predictor_of(fitted: Fitted) -> Predictor:
         fitted.baseline,
         fitted.repulsion,
     )
-
-
-def _add_component(
-    component: Component,
-    blocks: Sequence[_Block],
-    known_z: Sequence[KnownEnvironments] | None,
-    system: System,
-    energies_n: Float,
-    novelty_n: Float,
-    beside: Callable[[int, System, Int, Float, Any], None] | None,
-) -> Float:
-    """Add one component's local energies and its novelty, if asked for; its dE/dD of the pairs."""
-    gradient_pc = np.zeros((len(system.pairs.i_p), 3))
-    species_n = system.species_n[: system.pairs.n_centres]
-
-    def add(block: tuple[int, Int]) -> None:
-        z, centres_b = block
-        descriptor, collapsed = blocks[z]
-        if len(collapsed.alpha_e):
-            x_bq, state = descriptor.features(system, centres_b)
-            found = collapsed.energies(x_bq, component.zeta, values=known_z is not None)
-            energies_n[centres_b] += found.energies_b
-            descriptor.vjp(system, centres_b, state, found.g_bq, gradient_pc)
-            if known_z is not None:
-                novelty_n[centres_b] += known_z[z].novelty(found.values_be)
-            if beside is not None:
-                beside(z, system, centres_b, x_bq, state)
-        elif known_z is not None:
-            novelty_n[centres_b] += known_z[z].share
-
-    # A block for each thread at least: a small structure is divided, too.
-    most = _BLOCK if beside is None else _BLOCK_BESIDE
-    size = min(most, -(-len(species_n) // n_threads()))
-    side_by_side(add, centre_blocks(component, species_n, max(size, 1)))
-    return gradient_pc

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from kernelpot import Calculator, KernelPotential, Soap, prediction
+from kernelpot import Calculator, KernelPotential, Soap, local_energies
 from kernelpot.collapsed import collapse, single
 from kernelpot.descriptors.projected import projection_pays
 from kernelpot.gp.inducing import join
@@ -115,7 +115,7 @@ def test_weights_that_contain_the_axes_give_the_same(emt_images, mixing, monkeyp
     kept = model.fitted_.components[0].descriptor
     found = {}
     for pays in (True, False):
-        monkeypatch.setattr(prediction, "projection_pays", lambda *_, pays=pays: pays)
+        monkeypatch.setattr(local_energies, "projection_pays", lambda *_, pays=pays: pays)
         predictor = prediction.predictor_of(model.fitted_)
         found[pays] = predictor
         assert all((one.descriptor is kept) == pays for one in predictor._blocks[0])
