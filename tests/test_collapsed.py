@@ -10,6 +10,7 @@ from kernelpot import Calculator, KernelPotential, Soap, local_energies
 from kernelpot.collapsed import collapse, single
 from kernelpot.descriptors.projected import projection_pays
 from kernelpot.gp.inducing import join
+from kernelpot.prediction import predictor_of
 from kernelpot.neighbours import find_pairs
 
 
@@ -116,7 +117,7 @@ def test_weights_that_contain_the_axes_give_the_same(emt_images, mixing, monkeyp
     found = {}
     for pays in (True, False):
         monkeypatch.setattr(local_energies, "projection_pays", lambda *_, pays=pays: pays)
-        predictor = prediction.predictor_of(model.fitted_)
+        predictor = predictor_of(model.fitted_)
         found[pays] = predictor
         assert all((one.descriptor is kept) == pays for one in predictor._blocks[0])
     assert found[False]._blocks[0][0].descriptor.n_features > kept.n_features
