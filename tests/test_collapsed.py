@@ -10,8 +10,8 @@ from kernelpot import Calculator, KernelPotential, Soap, local_energies
 from kernelpot.collapsed import collapse, single
 from kernelpot.descriptors.projected import projection_pays
 from kernelpot.gp.inducing import join
-from kernelpot.prediction import predictor_of
 from kernelpot.neighbours import find_pairs
+from kernelpot.prediction import predictor_of
 
 
 def unit(rng, n, n_q, around=0.0, spread=1.0):
