@@ -148,14 +148,13 @@ def _forces(bound: BoundDescriptor, zeta: int, near: System, block_n: Int) -> Fl
         for n in atoms:
             mine = into_p[first_into[n] : first_into[n + 1]]
             centre_p = pairs.i_p[mine]
-            others, start = np.unique(centre_p, return_index=True)
-            b_p = place_n[centre_p]
-            row_p = first_b[b_p] + mine - pairs.first_n[centre_p]
+            # Pairs of one centre follow one another.
+            new_p = np.diff(centre_p, prepend=-1) != 0
+            others = centre_p[new_p]
+            row_p = first_b[place_n[centre_p]] + mine - pairs.first_n[centre_p]
+            own = first_b[place_n[n] : place_n[n] + 2]
             J_cbq = np.zeros((3, len(others) + 1, bound.n_features))
-            own = slice(first_b[place_n[n]], first_b[place_n[n] + 1])
-            J_cbq[:, -1] = -J_pcq[own].sum(axis=0)
-            if len(others):
-                J_cbq[:, :-1] = np.add.reduceat(J_pcq[row_p], start, axis=0).transpose(1, 0, 2)
+            _add_derivatives(J_pcq, as_int(row_p), as_int(np.cumsum(new_p) - 1), own, J_cbq)
             near_b = np.append(others, n)
             # An atom that is a neighbour of its own image stands there twice, which is right: both
             # of its rows are derivatives of the same environment.
@@ -163,3 +162,23 @@ def _forces(bound: BoundDescriptor, zeta: int, near: System, block_n: Int) -> Fl
 
     side_by_side(some, range(0, pairs.n_centres, step))
     return variances_nc.ravel()
+
+
+@njit
+def _add_derivatives(J_pcq, row_p, place_p, own, J_cbq):
+    """Derivatives of the environments around an atom by its position; its own are the last.
+
+    Pairs ``row_p`` end at the atom and begin at the centres ``place_p``; those from ``own[0]`` to
+    ``own[1]`` begin at it.
+    """
+    last = J_cbq.shape[1] - 1
+    for k in range(row_p.shape[0]):
+        for c in range(3):
+            from_q, to_q = J_pcq[row_p[k], c], J_cbq[c, place_p[k]]
+            for q in range(to_q.shape[0]):
+                to_q[q] += from_q[q]
+    for p in range(own[0], own[1]):
+        for c in range(3):
+            from_q, to_q = J_pcq[p, c], J_cbq[c, last]
+            for q in range(to_q.shape[0]):
+                to_q[q] -= from_q[q]

@@ -20,7 +20,7 @@ from kernelpot.memory import Room
 from kernelpot.neighbours import within
 
 _DEFAULT = Room()
-_COLUMNS = 1024
+_COLUMNS = 512
 """Inducing variables that a thread treats at once."""
 _CENTRES = 8
 """Centres whose derivatives are multiplied with these at once."""
@@ -254,7 +254,7 @@ def _add_columns(
 
 
 def _slices(group: Inducing) -> list[slice]:
-    """Environments of about a thousand columns each, whatever the number of threads."""
+    """Environments of about five hundred columns each, whatever the number of threads."""
     wanted = np.arange(0, len(group.Z_mq), _COLUMNS)
     edges = np.unique(np.append(np.searchsorted(group.first_e, wanted), len(group.first_e) - 1))
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]

@@ -128,7 +128,8 @@ def _rows(components: Sequence[Component], system: System, kinds: Sequence[str])
         "stress": rows.strain_vm,
         "energies": rows.energies_nm,
     }
-    return np.concatenate([by_kind[kind] for kind in kinds])
+    parts = [by_kind[kind] for kind in kinds]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def covariance(
