@@ -183,10 +183,10 @@ def calibrate(
     with progress_bar() as progress:
         model.set_params(progress=progress, **named)
         model.calibrate(images, left_out=left_out)
-    model.set_params(**kept)
-    model.save(output)
     out.print(calibration_table(model.calibration_))
     _say_nuggets(model, images)
+    model.set_params(**kept)
+    model.save(output)
     say(f"Saved {output}.")
 
 
