@@ -48,6 +48,19 @@ class FittedPotential:
         """Labels far from what the others say, the worst first, with their weights in the fit."""
         return tuple(Doubt(**doubt) for doubt in self.training_summary_.get("doubts", ()))
 
+    @property
+    def reference_noise_(self) -> dict[str, float]:
+        """Noise of each kind of label of the reference source: eV/atom, eV/angstrom, eV/angstrom^3.
+
+        Where this source has no such labels, that of another.
+        """
+        return {
+            kind: noise.get(self.reference_source_, next(iter(noise.values())))
+            if isinstance(noise, dict)
+            else noise
+            for kind, noise in self.noise_.items()
+        }
+
     def predict(
         self,
         images: Iterable[Atoms],
@@ -158,8 +171,8 @@ class FittedPotential:
         else:
             found = self._held_out_errors(structures)
         source = "leave-one-out" if left_out else "held-out"
-        noise = {kind: self._noise_of(kind) for kind in LABEL_KINDS}
-        self.calibration_ = recalibrate(errors_by_kind(structures, found), noise, source)
+        errors = errors_by_kind(structures, found)
+        self.calibration_ = recalibrate(errors, self.reference_noise_, source)
         return self
 
     def _held_out_errors(self, structures: list[Structure]) -> LabelErrors:
@@ -179,13 +192,6 @@ class FittedPotential:
             np.array([r[2] - one.stress_v for r, one in zip(results, labelled, strict=True)]),
             np.array([std["stress"] for std in std_s]),
         )
-
-    def _noise_of(self, kind: str) -> float:
-        """Of the reference source."""
-        noise = self.noise_[kind]
-        if isinstance(noise, dict):
-            return noise.get(self.reference_source_, next(iter(noise.values())))
-        return noise
 
     def sample(
         self,
@@ -351,7 +357,7 @@ class FittedPotential:
             for kind in LABEL_KINDS
         }
         self.predictor_ = predictor_of(fitted)
-        self.calibration_ = uncalibrated({kind: self._noise_of(kind) for kind in LABEL_KINDS})
+        self.calibration_ = uncalibrated(self.reference_noise_)
 
     def _evaluate(self, structure: Structure) -> tuple[float, Float, Float, Float]:
         return evaluate_structure(self.predictor_, structure)

@@ -221,9 +221,7 @@ def model_deviations(
         keys = LabelKeys(model.energy_key, model.forces_key, model.stress_key, model.virial_key)
     structures = structures_from_atoms(images, keys)
     labelled = model.fitted_.shifts.to_reference(structures)
-    scales = model.calibration_
-    if not calibrated:
-        scales = uncalibrated({kind: model._noise_of(kind) for kind in LABEL_KINDS})
+    scales = model.calibration_ if calibrated else uncalibrated(model.reference_noise_)
     parts: dict[str, list[tuple[Float, Float, Float, Float, np.ndarray]]] = {
         k: [] for k in LABEL_KINDS
     }
