@@ -29,7 +29,7 @@ from ase.data import chemical_symbols
 from kernelpot.conventions import LABEL_KINDS, Float, Int, Settings
 from kernelpot.data import Structure
 from kernelpot.doubts import LabelErrors
-from kernelpot.uncertainty.metrics import conformal_factor
+from kernelpot.uncertainty.metrics import central_half_width, conformal_factor
 
 __all__ = [
     "Errors",
@@ -130,7 +130,7 @@ class KindScale(NamedTuple):
                 return factor
             size = float(np.sqrt(np.mean(self.scores_r**2)))
             return max(size * float(scipy.stats.t.ppf(0.5 + 0.5 * level, n)), self.scores_r[-1])
-        return float(scipy.stats.norm.ppf(0.5 + 0.5 * level))
+        return float(central_half_width(level))
 
 
 class Recalibration(NamedTuple):
