@@ -56,7 +56,7 @@ def check_kinds(given: bool | str | Collection[str], name: str) -> tuple[str, ..
     Returns
     -------
     tuple[str, ...]
-        None where nothing is asked for.
+        Empty where nothing is asked for.
 
     Raises
     ------
