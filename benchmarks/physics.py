@@ -23,7 +23,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.verlet import VelocityVerlet
 
 from kernelpot import Calculator, KernelPotential, Soap, read_images
-from kernelpot.interfaces.dynamics import thermalise
+from kernelpot.dynamics import thermalise
 from kernelpot.testing import potential_errors
 
 

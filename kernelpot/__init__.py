@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kernelpot import datasets
+    from kernelpot.calculator import Calculator
     from kernelpot.data import read_images
     from kernelpot.descriptors import PairSplines, ShiftedCosine, SmoothBump, Soap, Willatt
     from kernelpot.gp.regressor import SparseGPRegressor
-    from kernelpot.interfaces.ase import Calculator
     from kernelpot.potential import KernelPotential, load
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Calculator": "kernelpot.interfaces.ase",
+    "Calculator": "kernelpot.calculator",
     "KernelPotential": "kernelpot.potential",
     "PairSplines": "kernelpot.descriptors",
     "ShiftedCosine": "kernelpot.descriptors",

@@ -16,9 +16,9 @@ from ase.filters import FrechetCellFilter, StrainFilter
 from ase.io import read, write
 from ase.optimize import BFGS
 
+from kernelpot.calculator import Calculator
 from kernelpot.descriptors import SmoothBump, Soap
-from kernelpot.interfaces.ase import Calculator
-from kernelpot.interfaces.dynamics import (
+from kernelpot.dynamics import (
     bare_copy,
     energy_drift,
     parse_supercell,

@@ -25,7 +25,7 @@ from kernelpot.interfaces.console_cost import say_fit_cost
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from kernelpot.interfaces.dynamics import Sample
+    from kernelpot.dynamics import Sample
     from kernelpot.interfaces.settings import FitSettings
     from kernelpot.potential import KernelPotential
 
@@ -268,7 +268,7 @@ def md(
         Whether the trajectory may be overwritten.
     """
     from kernelpot.data import read_images
-    from kernelpot.interfaces.dynamics import bare_copy, parse_supercell, resume_from
+    from kernelpot.dynamics import bare_copy, parse_supercell, resume_from
     from kernelpot.potential import load
 
     model = load(model_file)
@@ -306,8 +306,8 @@ def _drive(
     first_step: int = 0,
 ) -> None:
     """Run dynamics: a line now and then, and the drift at the end."""
-    from kernelpot.interfaces import dynamics
-    from kernelpot.interfaces.ase import Calculator
+    from kernelpot import dynamics
+    from kernelpot.calculator import Calculator
 
     atoms.calc = Calculator(model)
     if not first_step:

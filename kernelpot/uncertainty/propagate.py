@@ -19,8 +19,8 @@ from ase import Atoms
 from ase.units import kB
 from numpy.typing import ArrayLike
 
+from kernelpot.calculator import Calculator
 from kernelpot.conventions import Float
-from kernelpot.interfaces.ase import Calculator
 from kernelpot.uncertainty.samples import Committee, Sample
 
 __all__ = ["Failure", "Propagated", "Reweighted", "propagate", "reweight"]
