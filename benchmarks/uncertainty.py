@@ -10,8 +10,9 @@ full basis there is no posterior, so molecules are fitted in the sparse one.
 
 Si, Cu, Mo, ethanol, 3BPA
     Force components but those that symmetry fixes: coverage, expected calibration error, Spearman
-    correlation of |error| and sigma, AUROC of the tenth of largest errors. For Si also an ensemble
-    of eight refits to bootstrap samples.
+    correlation of |error| and sigma, AUROC of the tenth of largest errors; of both in brackets what
+    they would be were each error normal with exactly its sigma. For Si also an ensemble of eight
+    refits to bootstrap samples.
 GAP
     The same of the local variance of a GAP fitted to the same silicon (KERNELPOT_PEERS).
 NbMoTaW
@@ -33,6 +34,8 @@ from statistics import median
 import accuracy
 import numpy as np
 from own_process import in_own_process
+
+from kernelpot.uncertainty.recalibration import TERMS
 
 FORCE_CASES = ("Si", "Cu", "Mo", "ethanol", "3BPA")
 SPARSE = {"n_environments": 240, "n_tangents": 16, "feature_tolerance": 1e-5}
@@ -71,10 +74,17 @@ def forces_of(model, images, *, calibrated):
 
 def row_of(deviations):
     """Figures of one set of force components."""
+    from scipy.stats import spearmanr
+
     from kernelpot.report_uncertainty import uncertainty_table
+    from kernelpot.uncertainty.metrics import auroc
 
     (row,) = uncertainty_table([deviations])
+    # Ranks that normal errors with exactly these standard deviations would have.
+    drawn = np.random.default_rng(0).normal(0.0, deviations.sigma)
     return {
+        "spearman_if_true": float(spearmanr(np.abs(drawn), deviations.sigma)[0]),
+        "auroc_if_true": auroc(drawn, deviations.sigma),
         "ece": row.ece,
         "cover_50": row.coverage_50,
         "cover_90": row.coverage_90,
@@ -95,7 +105,8 @@ def show(name, row):
         f"  {name:<22} ECE {row['ece']:.3f}  50 % {100 * row['cover_50']:5.1f}  90 % "
         f"{100 * row['cover_90']:5.1f}  95 % {100 * row['cover_95']:5.1f}  99 % "
         f"{100 * row['cover_99']:5.1f}  NLL {row['nll']:6.2f}  z {row['rms_z']:4.2f}  Spearman "
-        f"{row['spearman']:.2f}  AUROC {row['auroc']:.2f}",
+        f"{row['spearman']:.3f} ({row['spearman_if_true']:.2f})  AUROC {row['auroc']:.3f} "
+        f"({row['auroc_if_true']:.2f})",
         flush=True,
     )
 
@@ -110,8 +121,11 @@ def show_forces(name, found):
         show(kind, row)
     if "ensemble_s" in found:
         print(f"  ensemble of {N_ENSEMBLE}: {found['ensemble_s']:.0f} s CPU more")
-    scales = ", ".join(f"{s} {a:.2f}, {1e3 * b:.1f}" for s, (a, b) in found["scales"].items())
-    print(f"  scale, floor (meV/A): {scales}", flush=True)
+    scales = "; ".join(
+        f"{symbol} {', '.join(f'{a:.2f}' for a in scale_t)}, {1e3 * floor:.1f}"
+        for symbol, (*scale_t, floor) in found["scales"].items()
+    )
+    print(f"  scales of {', '.join(TERMS)}, floor (meV/A): {scales}", flush=True)
 
 
 def run(name, queue):
@@ -136,7 +150,7 @@ def run(name, queue):
     sets["held-out"] = forces_of(model, new, calibrated=True)
     rows = {kind: row_of(one) for kind, one in sets.items()}
     scales = {
-        symbol or "all": (one.scale, one.floor)
+        symbol or "all": (*one.scale_t, one.floor)
         for symbol, one in model.calibration_.kinds["forces"].items()
     }
     found = {"rows": rows, "fit_s": fit_s, "scales": scales, "n": [len(train), len(held), len(new)]}
@@ -148,7 +162,8 @@ def run(name, queue):
 def ensemble(train, held, new, fit_s):
     """Spread of refits to bootstrap samples, calibrated in the same way, and what it costs."""
     from kernelpot.report_uncertainty import Deviations
-    from kernelpot.uncertainty.recalibration import Errors, is_open, recalibrate
+    from kernelpot.uncertainty.calibration_fit import Errors, recalibrate
+    from kernelpot.uncertainty.recalibration import is_open
 
     rng = np.random.default_rng(0)
     started, forces = time.process_time(), []
@@ -169,15 +184,16 @@ def ensemble(train, held, new, fit_s):
             is_open(spread),
             np.repeat(np.arange(len(images)), [3 * len(a) for a in images]),
         )
-        parts.append(Errors(error[told], spread[told], np.full(told.sum(), "Si"), structure[told]))
+        variance = spread[told][None, :] ** 2
+        parts.append(Errors(error[told], variance, np.full(told.sum(), "Si"), structure[told]))
     scales = recalibrate(
         {"forces": parts[0]}, dict.fromkeys(("energy", "forces", "stress"), noise), "held-out"
     )
     scale = scales.scale_of("forces", 14)
     rows = {}
     for name, std, level in (
-        ("ensemble and noise", np.hypot(parts[1].sigma_r, noise), None),
-        ("ensemble, held-out", scale.std(parts[1].sigma_r), True),
+        ("ensemble and noise", np.sqrt(parts[1].variance_tr[0] + noise**2), None),
+        ("ensemble, held-out", scale.std(parts[1].variance_tr), True),
     ):
         error = parts[1].error_r
         level = None if level is None else scale.level(np.abs(error) / std)

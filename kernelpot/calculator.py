@@ -152,10 +152,10 @@ class Calculator(AseCalculator):
         wanted = [kind for kind in OBSERVABLES if f"{kind}_std" in properties]
         if wanted:
             volume = atoms.get_volume() if atoms.pbc.all() else np.nan
-            found = self.predictor.standard_deviations(atoms.numbers, pairs, volume, wanted)
-            results |= {f"{kind}_std": std for kind, std in found.items()}
+            found = self.predictor.variance_terms(atoms.numbers, pairs, volume, wanted)
+            results |= {f"{kind}_std": terms.std for kind, terms in found.items()}
             if "energy" in wanted:
-                results["energy_std"] = float(found["energy"][0])
+                results["energy_std"] = float(found["energy"].std[0])
         if not set(properties) <= {f"{kind}_std" for kind in wanted}:
             novelty = self.novelty or "novelty" in properties
             results = {**results, **self._evaluate(atoms, pairs, novelty)}

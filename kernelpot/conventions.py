@@ -142,6 +142,34 @@ def voigt_from_tensor(tensor_cd: Float) -> Float:
     return np.stack([0.5 * (tensor_cd[..., c, d] + tensor_cd[..., d, c]) for c, d in VOIGT], -1)
 
 
+class VarianceTerms(NamedTuple):
+    """What makes predicted numbers uncertain: variances, each in the shape of the numbers."""
+
+    novelty: Float  # what the inducing variables do not see
+    open: Float  # what the data leave open in their span
+    jackknife: Float  # spread over fits to resampled structures; 0 where it is not known
+
+    @property
+    def std(self) -> Float:
+        """Standard deviation of the posterior, of the first two."""
+        return np.sqrt(self.novelty + self.open)
+
+    def scaled(self, factor: float) -> VarianceTerms:
+        """Of the numbers times a factor.
+
+        Parameters
+        ----------
+        factor : float
+            One over the number of atoms, say.
+
+        Returns
+        -------
+        VarianceTerms
+            Times its square.
+        """
+        return VarianceTerms(*(factor**2 * term for term in self))
+
+
 class Covariance(NamedTuple):
     """Posterior covariances of predicted numbers: of any two of them.
 

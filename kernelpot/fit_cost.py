@@ -25,6 +25,7 @@ from kernelpot.fit_shape import Process, Shape, shape_of
 from kernelpot.full_basis import LEAVE_OUT_ROWS
 from kernelpot.full_noise import EVIDENCE_ROWS, NOISE_ROWS
 from kernelpot.hyperparameters import COARSE
+from kernelpot.jackknife import MOST_SCORES
 from kernelpot.label_covariance import covariance
 from kernelpot.memory import Room
 from kernelpot.options import Options
@@ -283,7 +284,7 @@ def _sparse(seen: Estimate, shape: Shape, room: Room, options: Options) -> Work:
         "rows": (rows, rows_flops),
         "hyperparameters": (search, search_flops),
         "posterior": (solving, once + absorbed),
-        "training errors": _errors(seen, shape),
+        "training errors": _errors_and_scores(seen, shape),
     }
 
 
@@ -382,6 +383,21 @@ def _full(seen: Estimate, shape: Shape, room: Room, options: Options) -> Work:
         "posterior": (factor / rates.cholesky + shape.jacobians / rates.stream, factor),
         "training errors": _errors(seen, shape),
     }
+
+
+def _errors_and_scores(seen: Estimate, shape: Shape) -> tuple[float, float]:
+    """The same, and how much each structure pulls at the weights."""
+    n_atoms = sum(shape.processes[0].atoms_z)
+    seconds, flops = seen.sample.search * n_atoms, 0.0
+    for one, timing in zip(shape.processes, seen.sample.timings, strict=True):
+        # Features as they are and at either side; their products, and those of differences.
+        seconds += 3.0 * timing.n_pairs * timing.features
+        flops += 4.0 * np.dot(_columns_of_species(one), one.atoms_z) * one.n_features
+    seconds = (seconds + flops / seen.rates.product) / _speedup(shape.n_structures)
+    solving = 2.0 * min(shape.n_structures, MOST_SCORES) * float(shape.n_columns) ** 2
+    before = _errors(seen, shape)
+    seconds += before[0] + solving / seen.rates.solve
+    return seconds, before[1] + flops + solving
 
 
 def _time_pair(

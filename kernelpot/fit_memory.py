@@ -19,6 +19,7 @@ from kernelpot.gp.householder import PANEL
 from kernelpot.gp.packed import memory_of
 from kernelpot.gp.whitening import BLOCK_ROWS
 from kernelpot.hyperparameters import COARSE
+from kernelpot.jackknife import AT_ONCE, MOST_SCORES
 from kernelpot.label_rows import WAITING_ROWS
 from kernelpot.memory import Room
 from kernelpot.selection import BATCH, candidates_of_each
@@ -148,12 +149,13 @@ def _sparse_stages(shape: Shape, room: Room) -> dict[str, float]:
     widest = max([w - 1.0, *(min(n, w) for n in n_labels)])
     solving = w**2 + widest * w + PANEL * w + 2.0 * BLOCK_ROWS * n_threads() * w
     one_fit = kept + 8.0 * factors
+    scores = 3.0 * w * min(shape.n_structures, MOST_SCORES + AT_ONCE)
     return {
         "whitening": kept + whitening,
         "rows": one_fit + 8.0 * (rows + k**2),
         "hyperparameters": one_fit + 8.0 * (search + k**2),
         "posterior": one_fit + 8.0 * (totals + solving),
-        "training errors": one_fit + 8.0 * (totals + w**2) + 3.0 * _inducing(shape),
+        "training errors": one_fit + 8.0 * (totals + w**2 + scores) + 3.0 * _inducing(shape),
     }
 
 

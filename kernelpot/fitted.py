@@ -29,6 +29,7 @@ __all__ = [
     "solve",
     "solve_rows",
     "whitening_of",
+    "with_scores",
 ]
 
 _RANK_TOLERANCE = 1e-10
@@ -54,6 +55,7 @@ class Fitted(NamedTuple):
     posterior: Callable[[], Posterior]  # solved on demand where the fit comes from a file; of
     # the shifts, and then of the inducing variables
     seconds: dict[str, float]
+    scores_mj: Float | None = None  # of structures, for the jackknife; see `jackknife`
 
     @property
     def known(self) -> Known:
@@ -101,7 +103,29 @@ def solve(fitted: Fitted) -> Posterior:
     """
     effective = effective_noise(fitted.noise, fitted.force_priority)
     whitening = put_in_front(fitted.shifts.n_columns, whitening_of(fitted.components))
-    return solve_rows(fitted.triangles, whitening, fitted.components, fitted.delta_g, effective)
+    solved = solve_rows(fitted.triangles, whitening, fitted.components, fitted.delta_g, effective)
+    return solved if fitted.scores_mj is None else solved.with_scores(fitted.scores_mj)
+
+
+def with_scores(fitted: Fitted, scores_mj: Float | None) -> Fitted:
+    """The fit, knowing how much each structure pulls at its weights.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        A fit.
+    scores_mj : Float | None
+        Of `jackknife.scores_of`; None for a fit that has no posterior.
+
+    Returns
+    -------
+    Fitted
+        Whose posterior has a jackknife.
+    """
+    if scores_mj is None:
+        return fitted
+    solved = fitted.posterior().with_scores(scores_mj)
+    return fitted._replace(scores_mj=scores_mj, posterior=Solved(solved))
 
 
 def predictive(fitted: Fitted) -> Posterior:

@@ -12,20 +12,21 @@ from sklearn.utils.validation import check_is_fitted
 
 import kernelpot.model_file as model_file
 from kernelpot._machine import side_by_side
-from kernelpot.conventions import LABEL_KINDS, Float, Interval, Prediction
+from kernelpot.conventions import LABEL_KINDS, Float, Interval, Prediction, VarianceTerms
 from kernelpot.data import LabelKeys, Noise, Structure, structures_from_atoms
 from kernelpot.descriptors import DESCRIPTORS
 from kernelpot.descriptors.protocol import Descriptor
 from kernelpot.doubts import Doubt, LabelErrors
 from kernelpot.evidence_bound import evidence_bound
 from kernelpot.fitted import Fitted
-from kernelpot.leave_out import leave_one_out
+from kernelpot.leave_out import leave_one_out, left_out_terms
 from kernelpot.model_state import State, pack
 from kernelpot.prediction import Predictor, predictor_of
-from kernelpot.structure_prediction import covariance_of, deviations_of, evaluate_structure
+from kernelpot.structure_prediction import covariance_of, evaluate_structure, variances_of
 from kernelpot.summary import noise_in_use, r_squared
 from kernelpot.training_data import say_nothing
-from kernelpot.uncertainty.recalibration import errors_by_kind, recalibrate, uncalibrated
+from kernelpot.uncertainty.calibration_fit import errors_by_kind, recalibrate
+from kernelpot.uncertainty.recalibration import uncalibrated
 from kernelpot.uncertainty.samples import Committee, draw
 from kernelpot.variances import check_kinds
 
@@ -108,8 +109,14 @@ class FittedPotential:
             kinds = tuple(dict.fromkeys([*kinds, *LABEL_KINDS]))
         structures = self._structures(images, labels="ignore")
         results = side_by_side(self._evaluate, structures)
-        std_s = [deviations_of(self.predictor_, one, kinds) for one in structures if kinds]
-        std: dict[str, Any] = {f"{kind}_std": [of[kind] for of in std_s] for kind in kinds}
+        jackknife = return_interval is not None
+        variances_s = [
+            variances_of(self.predictor_, one, kinds, jackknife=jackknife) if kinds else {}
+            for one in structures
+        ]
+        std: dict[str, Any] = {
+            f"{kind}_std": [of[kind].std for of in variances_s] for kind in kinds
+        }
         if "energy" in kinds:
             std["energy_std"] = np.array(std["energy_std"]).reshape(-1)
         if "stress" in kinds:
@@ -120,20 +127,23 @@ class FittedPotential:
             stress=np.array([r[2] for r in results]),
             energies=[r[3] for r in results],
             cov=covariance_of(self.predictor_, structures, joint) if joint else None,
-            interval=self._interval(structures, std_s, return_interval),
+            interval=self._interval(structures, variances_s, return_interval),
             **std,
         )
 
     def _interval(
-        self, structures: list[Structure], std_s: list[dict[str, Float]], level: float | None
+        self,
+        structures: list[Structure],
+        variances_s: list[dict[str, VarianceTerms]],
+        level: float | None,
     ) -> Interval | None:
         if level is None:
             return None
 
         def of(kind: str) -> list[Float]:
             return [
-                self.calibration_.half_width(kind, std[kind], one.numbers_n, level)
-                for one, std in zip(structures, std_s, strict=True)
+                self.calibration_.half_width(kind, variances[kind], one.numbers_n, level)
+                for one, variances in zip(structures, variances_s, strict=True)
             ]
 
         energy_s, stress_sv = np.concatenate(of("energy")), np.array(of("stress"))
@@ -165,33 +175,35 @@ class FittedPotential:
         check_is_fitted(self, "fitted_")
         structures = self._structures(images, labels="required")
         if left_out:
-            found = leave_one_out(
-                self.fitted_, structures, self.doubts_, self.progress, epistemic=True
-            )
+            found = left_out_terms(self.fitted_, structures, self.doubts_, self.progress)
         else:
-            found = self._held_out_errors(structures)
+            found = self._held_out_terms(structures)
         source = "leave-one-out" if left_out else "held-out"
         errors = errors_by_kind(structures, found)
         self.calibration_ = recalibrate(errors, self.reference_noise_, source)
         return self
 
-    def _held_out_errors(self, structures: list[Structure]) -> LabelErrors:
+    def _held_out_terms(
+        self, structures: list[Structure]
+    ) -> list[dict[str, tuple[Float, VarianceTerms]]]:
+        """Errors, and what makes predictions uncertain."""
         self.fitted_.posterior()  # says so where there is none
         labelled = self.fitted_.shifts.to_reference(structures)
         results = side_by_side(self._evaluate, structures)
         tell = self.progress or say_nothing
-        std_s = []
-        for s, one in enumerate(structures):
-            std_s.append(deviations_of(self.predictor_, one, LABEL_KINDS))
+        found = []
+        for s, (one, (energy, forces_nc, stress_v, _)) in enumerate(
+            zip(labelled, results, strict=True)
+        ):
+            of = variances_of(self.predictor_, one, LABEL_KINDS, jackknife=True)
+            errors = {
+                "energy": np.array([energy - one.energy]),
+                "forces": forces_nc - one.forces_nc,
+                "stress": stress_v - one.stress_v,
+            }
+            found.append({kind: (errors[kind], of[kind]) for kind in LABEL_KINDS})
             tell("calibration", s + 1, len(structures))
-        return LabelErrors(
-            np.array([r[0] - one.energy for r, one in zip(results, labelled, strict=True)]),
-            np.array([std["energy"][0] for std in std_s]),
-            [r[1] - one.forces_nc for r, one in zip(results, labelled, strict=True)],
-            [std["forces"] for std in std_s],
-            np.array([r[2] - one.stress_v for r, one in zip(results, labelled, strict=True)]),
-            np.array([std["stress"] for std in std_s]),
-        )
+        return found
 
     def sample(
         self,

@@ -73,6 +73,8 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
             bound = bound.inner
         if isinstance(bound, BoundSoap) and bound.n_contracted is not None:
             arrays[f"mixing/{g}"] = bound.mixing
+    if fitted.scores_mj is not None:
+        arrays["scores_mj"] = fitted.scores_mj
     rows = []
     for k, (label, triangle) in enumerate(fitted.triangles.items()):
         arrays[f"triangles/{k}"] = _upper(triangle.R)
@@ -177,6 +179,7 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
         leave_systems_out=header.get("leave_systems_out_rmse", {}),
         posterior=no_posterior,
         seconds=header["seconds"],
+        scores_mj=arrays.get("scores_mj"),
     )
     if triangles:
         fitted = fitted._replace(posterior=functools.partial(solve, fitted))

@@ -20,8 +20,10 @@ from kernelpot.conventions import Progress
 from kernelpot.descriptors.protocol import Descriptor
 from kernelpot.distributed import Files, paths_of, read_by_workers, scattered
 from kernelpot.fit_cost import Estimate, estimate
+from kernelpot.fitted import with_scores
 from kernelpot.fitted_potential import FittedPotential
 from kernelpot.gp.inducing import Selector
+from kernelpot.jackknife import folded
 from kernelpot.model_state import unpack
 from kernelpot.options import Options, check_options
 from kernelpot.rates import Clock
@@ -320,13 +322,15 @@ class KernelPotential(FittedPotential, BaseEstimator):
         # BLAS would round differently on several threads; what divides is divided above it.
         with one_blas_thread() if options.basis == "sparse" else nullcontext():
             fitted, doubts = fit_robustly(data, options, self.progress)
+            tell = self.progress or say_nothing
+            summary, scores_mj = summarise(data, fitted, options, doubts, tell)
+            fitted = with_scores(fitted, scores_mj)
         # Assigned last: an interrupted or failed fit leaves an earlier one as it was.
         descriptors = [one.descriptor for one in options.components]
         several = isinstance(self.descriptor, (list, tuple))
         self._descriptor = descriptors if several else descriptors[0]
         self._adopt(fitted)
-        tell = self.progress or say_nothing
-        self.training_summary_ = summarise(data, fitted, options, doubts, tell)
+        self.training_summary_ = summary
         return self
 
     def _data(self, images: Iterable[Atoms] | Files, options: Options, client: Any) -> Data:
@@ -402,11 +406,14 @@ class KernelPotential(FittedPotential, BaseEstimator):
         structures = self._structures(images, labels="required")
         with one_blas_thread():
             fitted = training.update(self.fitted_, structures, self.progress)
+            tell = self.progress or say_nothing
+            data, options = InProcess(structures), self._options()
+            summary, scores_mj = summarise(data, fitted, options, None, tell)
+            if fitted.scores_mj is not None:
+                # Those of the earlier structures are of the residuals that they had.
+                fitted = with_scores(fitted, folded([fitted.scores_mj, scores_mj]))
         earlier = self.training_summary_
         self._adopt(fitted)
-        options = self._options()
-        tell = self.progress or say_nothing
-        summary = summarise(InProcess(structures), fitted, options, None, tell)
         summary["n_structures"] += earlier["n_structures"]
         summary["n_labels"] = {
             kind: n + earlier["n_labels"][kind] for kind, n in summary["n_labels"].items()

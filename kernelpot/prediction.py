@@ -11,7 +11,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from kernelpot.collapsed import single
-from kernelpot.conventions import Float, Int, Pairs, System, as_int
+from kernelpot.conventions import Float, Int, Pairs, System, VarianceTerms, as_int
 from kernelpot.descriptors.protocol import BoundDescriptor
 from kernelpot.descriptors.protocol import single as single_descriptor
 from kernelpot.fitted import Fitted, predictive
@@ -28,7 +28,7 @@ from kernelpot.novelty import (
 from kernelpot.rows import Component, collect
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
-from kernelpot.variances import Process, standard_deviations
+from kernelpot.variances import Process, variance_terms
 
 
 class Evaluation(NamedTuple):
@@ -376,15 +376,17 @@ class Predictor:
             self._process = Process(self._components, self._delta_g, self._solve())
         return self._process
 
-    def standard_deviations(
+    def variance_terms(
         self,
         numbers_n: Int,
         pairs: Pairs,
         volume: float,
         kinds: Collection[str],
         name: str = "the structure",
-    ) -> dict[str, Float]:
-        """Posterior standard deviations (epistemic: without the noise of labels).
+        *,
+        jackknife: bool = False,
+    ) -> dict[str, VarianceTerms]:
+        """What makes predictions uncertain (epistemic: without the noise of labels).
 
         Parameters
         ----------
@@ -398,11 +400,13 @@ class Predictor:
             Of "energy", "forces", "stress" and "energies".
         name : str
             What to call the structure in an error.
+        jackknife : bool
+            Whether their jackknife is wanted.
 
         Returns
         -------
-        dict[str, Float]
-            By kind: (1,) eV, (n_atoms, 3) eV/angstrom, (6,) eV/angstrom^3, (n_atoms,) eV.
+        dict[str, VarianceTerms]
+            By kind, of numbers in eV and angstrom: (1,), (n_atoms, 3), (6,), (n_atoms,).
 
         Raises
         ------
@@ -410,7 +414,7 @@ class Predictor:
             If a species is not known.
         """
         system = System(self.species_of(numbers_n, name), pairs)
-        return standard_deviations(self.process, system, volume, kinds)
+        return variance_terms(self.process, system, volume, kinds, jackknife=jackknife)
 
 
 def predictor_of(fitted: Fitted) -> Predictor:

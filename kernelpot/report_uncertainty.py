@@ -17,6 +17,7 @@ from kernelpot.data import LabelKeys, structures_from_atoms
 from kernelpot.report import ALL, FROM_EV_ANGSTROM, UNITS
 from kernelpot.report_figures import COLOURS
 from kernelpot.report_tables import short
+from kernelpot.structure_prediction import variances_of
 from kernelpot.uncertainty.metrics import (
     COVERAGES,
     calibration,
@@ -226,14 +227,16 @@ def model_deviations(
         k: [] for k in LABEL_KINDS
     }
     for s, (atoms, one) in enumerate(zip(images, labelled, strict=True)):
-        p = model.predict([atoms], return_std=LABEL_KINDS)
+        p = model.predict([atoms])
+        variances = variances_of(model.predictor_, one, LABEL_KINDS, jackknife=calibrated)
         for kind in LABEL_KINDS:
             label = getattr(one, _LABELS[kind])
             error = np.asarray(getattr(p, kind)[0] - label)
-            sigma = np.asarray(getattr(p, f"{kind}_std")[0])
+            error = error.reshape(variances[kind].open.shape)
+            sigma = variances[kind].std
             known = np.isfinite(error) & np.isfinite(sigma)
-            std = scales.std(kind, sigma, one.numbers_n)
-            level = scales.level(kind, error, sigma, one.numbers_n)
+            std = scales.std(kind, variances[kind], one.numbers_n)
+            level = scales.level(kind, error, variances[kind], one.numbers_n)
             per = one.n_atoms if kind == "energy" else 1
             group = np.full(int(known.sum()), one.group or ALL)
             numbers = (sigma[known] / per, error[known] / per, std[known] / per, level[known])

@@ -9,13 +9,21 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from kernelpot._machine import n_threads
-from kernelpot.conventions import Covariance, Float, Int, Pairs, System, voigt_from_tensor
+from kernelpot.conventions import (
+    Covariance,
+    Float,
+    Int,
+    Pairs,
+    System,
+    VarianceTerms,
+    voigt_from_tensor,
+)
 from kernelpot.data import Structure
 from kernelpot.neighbours import find_pairs
 from kernelpot.prediction import Predictor
 from kernelpot.variances import covariance
 
-__all__ = ["covariance_of", "deviations_of", "evaluate_structure", "time_predictions"]
+__all__ = ["covariance_of", "evaluate_structure", "time_predictions", "variances_of"]
 
 
 def evaluate_structure(
@@ -42,10 +50,10 @@ def evaluate_structure(
     return float(found.energies_n.sum()), found.forces_nc, stress_v, found.energies_n
 
 
-def deviations_of(
-    predictor: Predictor, structure: Structure, kinds: Collection[str]
-) -> dict[str, Float]:
-    """Posterior standard deviations of a structure.
+def variances_of(
+    predictor: Predictor, structure: Structure, kinds: Collection[str], *, jackknife: bool = False
+) -> dict[str, VarianceTerms]:
+    """What makes predictions for a structure uncertain.
 
     Parameters
     ----------
@@ -55,15 +63,17 @@ def deviations_of(
         Of species that it knows.
     kinds : Collection[str]
         Of "energy", "forces", "stress" and "energies".
+    jackknife : bool
+        Whether their jackknife is wanted.
 
     Returns
     -------
-    dict[str, Float]
-        As of `Predictor.standard_deviations`.
+    dict[str, VarianceTerms]
+        As of `Predictor.variance_terms`.
     """
     pairs = _pairs(predictor, structure)
-    return predictor.standard_deviations(
-        structure.numbers_n, pairs, _volume(structure), kinds, structure.name
+    return predictor.variance_terms(
+        structure.numbers_n, pairs, _volume(structure), kinds, structure.name, jackknife=jackknife
     )
 
 

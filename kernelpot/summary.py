@@ -21,8 +21,10 @@ from kernelpot.doubts import (
     join_residuals,
     log_doubts,
     residuals_of,
+    reweighted,
 )
 from kernelpot.fitted import Fitted, no_posterior
+from kernelpot.jackknife import folded, scores_of
 from kernelpot.options import Options
 from kernelpot.prediction import predictor_of
 from kernelpot.selection import system_of
@@ -44,8 +46,8 @@ def summarise(
     options: Options,
     doubts: Sequence[Doubt] | None,
     tell: Progress,
-) -> dict[str, Any]:
-    """The entries of ``training_summary_``.
+) -> tuple[dict[str, Any], Float | None]:
+    """The entries of ``training_summary_``, and the scores of the structures.
 
     Parameters
     ----------
@@ -58,18 +60,20 @@ def summarise(
     doubts : Sequence[Doubt] | None
         Labels that count less; None for those that are far from the fit.
     tell : Progress
-        Told of the stage "training errors".
+        Told of the stages "training errors" and "jackknife".
 
     Returns
     -------
-    dict[str, Any]
-        JSON-ready; errors are those on the structures given.
+    tuple[dict[str, Any], Float | None]
+        JSON-ready, errors are those on the structures given; and for `fitted.with_scores`, None of
+        a fit that has no posterior.
     """
     started = time.perf_counter()
     # Nothing but the weights is needed of what may be gigabytes.
     needed = fitted._replace(triangles={}, posterior=no_posterior)
-    errors = data.each("training errors", _errors_of, needed, tell=tell)
-    if doubts is None and not fitted.triangles:
+    sparse = bool(fitted.triangles)
+    errors = data.each("training errors", _errors_of, needed, sparse, doubts or (), tell=tell)
+    if doubts is None and not sparse:
         doubts = ()  # with a label for each inducing variable the fit passes through all of them
     elif doubts is None:
         residuals = join_residuals([one.residuals for one in errors])
@@ -80,7 +84,7 @@ def summarise(
     rmse = {
         k: float(np.sqrt(a / n)) for k, n, a in zip(LABEL_KINDS, n_k, squares_k, strict=True) if n
     }
-    return {
+    entries = {
         "n_structures": len(data.outlines),
         "n_atoms": sum(s.n_atoms for s in data.outlines),
         "n_labels": {kind: int(n) for kind, n in zip(LABEL_KINDS, n_k, strict=True)},
@@ -95,6 +99,7 @@ def summarise(
             **{p: _version(p) for p in ("kernelpot", "numpy", "scipy", "numba", "dscribe")},
         },
     }
+    return entries, folded([one.scores_mj for one in errors]) if sparse else None
 
 
 def _surroundings(data: Data, fitted: Fitted) -> dict[str, Any]:
@@ -129,10 +134,20 @@ class _BlockErrors(NamedTuple):
 
     residuals: list[Residuals]
     sums: Float  # number, absolute values, squares; by kind of label
+    scores_mj: Float | None
 
 
-def _errors_of(structures: Sequence[Structure], fitted: Fitted, tell: Progress) -> _BlockErrors:
+def _errors_of(
+    structures: Sequence[Structure],
+    fitted: Fitted,
+    sparse: bool,
+    doubts: Sequence[Doubt],
+    tell: Progress,
+) -> _BlockErrors:
     errors = _errors(structures, fitted, tell)
+    scores_mj = None
+    if sparse:
+        scores_mj = scores_of(fitted, reweighted(structures, doubts), errors, tell)
     labelled = (
         errors.energy / np.array([s.n_atoms for s in structures]),
         np.concatenate([forces_nc.ravel() for forces_nc in errors.forces]),
@@ -140,7 +155,7 @@ def _errors_of(structures: Sequence[Structure], fitted: Fitted, tell: Progress) 
     )
     known = [values[np.isfinite(values)] for values in labelled]
     sums = [(len(v), float(np.abs(v).sum()), float(v @ v)) for v in known]
-    return _BlockErrors(residuals_of(structures, errors), np.array(sums).T)
+    return _BlockErrors(residuals_of(structures, errors), np.array(sums).T, scores_mj)
 
 
 def _errors(structures: Sequence[Structure], fitted: Fitted, tell: Progress) -> LabelErrors:

@@ -353,7 +353,7 @@ def update(
     triangles = add_rows(fitted.triangles, structures, fitted.known, tell)
     noise = {label: _known_noise(label, fitted.noise) for label in triangles}
     fitted = fitted._replace(triangles=triangles, noise=noise)
-    solved = solve(fitted)
+    solved = solve(fitted._replace(scores_mj=None))
     shift_k, weights_m = np.split(solved.weights(), [fitted.shifts.n_columns])
     seconds = {**fitted.seconds, "update": time.perf_counter() - started}
     return fitted._replace(

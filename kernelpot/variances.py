@@ -22,6 +22,7 @@ from kernelpot.conventions import (
     Float,
     Int,
     System,
+    VarianceTerms,
     as_int,
 )
 from kernelpot.descriptors.protocol import block_of
@@ -32,7 +33,7 @@ from kernelpot.neighbours import within
 from kernelpot.prior_variances import prior_variances, whole_descriptor
 from kernelpot.rows import Component, structure_rows
 
-__all__ = ["Process", "check_kinds", "covariance", "standard_deviations"]
+__all__ = ["Process", "check_kinds", "covariance", "variance_terms"]
 
 
 class Process(NamedTuple):
@@ -75,10 +76,15 @@ def check_kinds(given: bool | str | Collection[str], name: str) -> tuple[str, ..
     return tuple(dict.fromkeys(kinds))
 
 
-def standard_deviations(
-    process: Process, system: System, volume: float, kinds: Collection[str]
-) -> dict[str, Float]:
-    """Posterior standard deviations of the observables of one structure.
+def variance_terms(
+    process: Process,
+    system: System,
+    volume: float,
+    kinds: Collection[str],
+    *,
+    jackknife: bool = False,
+) -> dict[str, VarianceTerms]:
+    """What makes the observables of one structure uncertain.
 
     Parameters
     ----------
@@ -90,10 +96,12 @@ def standard_deviations(
         Of its cell, angstrom^3; NaN where it is not periodic in three directions.
     kinds : Collection[str]
         Of `OBSERVABLES`.
+    jackknife : bool
+        Whether their jackknife is wanted.
 
     Returns
     -------
-    dict[str, Float]
+    dict[str, VarianceTerms]
         By kind, in the shapes of `Prediction`: (1,), (n_atoms,), (n_atoms, 3), (6,).
     """
     kinds = [kind for kind in OBSERVABLES if kind in kinds]
@@ -104,13 +112,14 @@ def standard_deviations(
         prior = prior_variances(process.components, process.delta_g, system, kinds)
         prior_r = np.concatenate([prior[kind] for kind in kinds])
         K_rm = _rows(process.components, system, kinds)
-        std_r = np.sqrt(process.posterior.variance(prior_r, K_rm))
-    parts = np.split(std_r, np.cumsum([len(prior[kind]) for kind in kinds])[:-1])
-    found = dict(zip(kinds, parts, strict=True))
+        terms = process.posterior.variance_terms(prior_r, K_rm, jackknife=jackknife)
+    ends = np.cumsum([len(prior[kind]) for kind in kinds])[:-1]
+    parts = zip(*(np.split(term_r, ends) for term_r in terms), strict=True)
+    found = {kind: VarianceTerms(*of_kind) for kind, of_kind in zip(kinds, parts, strict=True)}
     if "forces" in found:
-        found["forces"] = found["forces"].reshape(-1, 3)
+        found["forces"] = VarianceTerms(*(term_r.reshape(-1, 3) for term_r in found["forces"]))
     if "stress" in found:
-        found["stress"] /= volume
+        found["stress"] = found["stress"].scaled(1.0 / volume)
     return found
 
 

@@ -11,23 +11,31 @@ from scipy.stats import norm
 
 import kernelpot.report_uncertainty as report_uncertainty
 from kernelpot import KernelPotential, Soap, load
-from kernelpot.conventions import LABEL_KINDS
-from kernelpot.uncertainty.recalibration import (
-    Errors,
-    KindScale,
-    Recalibration,
-    recalibrate,
-    uncalibrated,
-)
+from kernelpot.conventions import LABEL_KINDS, VarianceTerms
+from kernelpot.data import structures_from_atoms
+from kernelpot.leave_out import left_out_terms
+from kernelpot.structure_prediction import variances_of
+from kernelpot.uncertainty.calibration_fit import Errors, recalibrate
+from kernelpot.uncertainty.recalibration import KindScale, Recalibration, terms_of, uncalibrated
 from tests.conftest import alloy, label
 
+_LABELS = {"energy": "energy", "forces": "forces_nc", "stress": "stress_v"}
 NOISE = {"energy": 2e-3, "forces": 0.05, "stress": 1e-3}
 
 
 def errors_of(rng, n, scale, floor, symbols=("Cu",)):
     sigma_r = 0.05 * np.exp(rng.normal(0, 1, n))
     error_r = rng.normal(size=n) * np.hypot(scale * sigma_r, floor)
-    return Errors(error_r, sigma_r, rng.choice(symbols, n), np.arange(n) // 30)
+    return Errors(error_r, one_term(sigma_r), rng.choice(symbols, n), np.arange(n) // 30)
+
+
+def one_term(sigma_r):
+    """All that is known is one standard deviation."""
+    return np.stack([sigma_r**2, *np.zeros((3, len(sigma_r)))])
+
+
+def joined(parts):
+    return Errors(*(np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)))
 
 
 @settings(max_examples=25, deadline=None)
@@ -39,11 +47,14 @@ def errors_of(rng, n, scale, floor, symbols=("Cu",)):
 )
 def test_scale_and_floor_are_found(seed, scale, floor, unit):
     errors = errors_of(np.random.default_rng(seed), 6000, scale, floor)
-    errors = errors._replace(error_r=unit * errors.error_r, sigma_r=unit * errors.sigma_r)
+    sigma_r = np.sqrt(errors.variance_tr[0])
+    errors = errors._replace(
+        error_r=unit * errors.error_r, variance_tr=unit**2 * errors.variance_tr
+    )
     noise = {"energy": 1.0, "forces": 0.05 * unit, "stress": 1.0}
     found = recalibrate({"forces": errors}, noise, "held-out").scale_of("forces", 29)
-    s_r = found.std(errors.sigma_r)
-    expected_r = np.hypot(scale * errors.sigma_r, floor * unit)
+    s_r = found.std(errors.variance_tr)
+    expected_r = unit * np.hypot(scale * sigma_r, floor)
     # Where one of the two decides, the other says little: what counts is their sum.
     assert np.median(np.abs(s_r / expected_r - 1.0)) < 0.08
     assert np.mean((errors.error_r / s_r) ** 2) == pytest.approx(1.0, abs=0.08)
@@ -58,11 +69,11 @@ def test_intervals_hold_whatever_the_distribution(seed, level):
     def draw(n):
         sigma_r = np.exp(rng.normal(size=n))
         error_r = 3.0 * sigma_r**1.3 * rng.standard_t(3, n)
-        return Errors(error_r, sigma_r, np.full(n, "Cu"), np.arange(n) // 30)
+        return Errors(error_r, one_term(sigma_r), np.full(n, "Cu"), np.arange(n) // 30)
 
     found = recalibrate({"forces": draw(2000)}, NOISE, "held-out").scale_of("forces")
     new = draw(20_000)
-    held = np.mean(np.abs(new.error_r) <= found.std(new.sigma_r) * found.factor(level))
+    held = np.mean(np.abs(new.error_r) <= found.std(new.variance_tr) * found.factor(level))
     assert held == pytest.approx(level, abs=0.05)
 
 
@@ -70,14 +81,13 @@ def test_species_have_scales_of_their_own_where_there_are_errors_enough():
     rng = np.random.default_rng(0)
     parts = [errors_of(rng, n, scale, 1e-3, [s]) for n, scale, s in
              ((3000, 1.0, "Cu"), (3000, 4.0, "Au"), (60, 9.0, "Ag"))]  # fmt: skip
-    errors = Errors(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-    found = recalibrate({"forces": errors}, NOISE, "held-out")
+    found = recalibrate({"forces": joined(parts)}, NOISE, "held-out")
     assert set(found.kinds["forces"]) == {"", "Cu", "Au"}
-    assert found.scale_of("forces", 29).scale == pytest.approx(1.0, rel=0.1)
-    assert found.scale_of("forces", 79).scale == pytest.approx(4.0, rel=0.1)
+    assert found.scale_of("forces", 29).scale_t[0] == pytest.approx(1.0, rel=0.1)
+    assert found.scale_of("forces", 79).scale_t[0] == pytest.approx(4.0, rel=0.1)
     assert found.scale_of("forces", 47) == found.scale_of("forces")
-    sigma_nc = np.full((3, 3), 0.1)
-    std_nc = found.std("forces", sigma_nc, np.array([29, 79, 29]))
+    variances = VarianceTerms(np.full((3, 3), 0.01), *np.zeros((2, 3, 3)))
+    std_nc = found.std("forces", variances, np.array([29, 79, 29]))
     assert_allclose(std_nc[1] / std_nc[0], 4.0, rtol=0.15)
     assert found.scale_of("energy")[:2] == uncalibrated(NOISE).scale_of("energy")[:2]
 
@@ -85,20 +95,20 @@ def test_species_have_scales_of_their_own_where_there_are_errors_enough():
 def test_what_is_known_by_symmetry_says_nothing():
     rng = np.random.default_rng(1)
     errors = errors_of(rng, 1000, 2.0, 1e-3)
-    zeros = Errors(np.zeros(3000), np.zeros(3000), np.full(3000, "Cu"), np.zeros(3000, int))
-    both = Errors(*(np.concatenate(column) for column in zip(errors, zeros, strict=True)))
+    zeros = Errors(np.zeros(3000), np.zeros((4, 3000)), np.full(3000, "Cu"), np.zeros(3000, int))
+    some = Errors(*(values[..., :900] for values in zeros))
     alone, together = (
         recalibrate({"forces": one}, NOISE, "held-out").scale_of("forces")
-        for one in (errors, Errors(*(values[np.argsort(-both.sigma_r)][:1900] for values in both)))
+        for one in (errors, joined([errors, some]))
     )
-    assert together.scale == pytest.approx(alone.scale, rel=1e-6)
+    assert together.scale_t == pytest.approx(alone.scale_t, rel=1e-6)
     only = recalibrate({"forces": zeros}, NOISE, "held-out").scale_of("forces")
     assert only.factor(0.95) == pytest.approx(norm.ppf(0.975))
     assert only.floor == NOISE["forces"]
 
 
 def test_few_scores_do_not_promise_much():
-    scale = KindScale(1.0, 0.1, np.array([0.2, 0.5, 1.0, 2.0]), 4)
+    scale = KindScale((1.0, 1.0, 0.0, 0.0), 0.1, np.array([0.2, 0.5, 1.0, 2.0]), 4)
     assert scale.factor(0.5) == 1.0  # the third of four
     assert scale.factor(0.95) > 2.0  # wider than any that was seen
     assert np.isfinite(scale.factor(0.999))
@@ -174,8 +184,13 @@ def test_calibration_by_leaving_one_out_needs_no_other_data(fitted, data):
     assert found["forces"] == pytest.approx(0.9, abs=0.07)
     one = model.calibration_.scale_of("forces")
     held_out = fitted.calibrate(data[30:]).calibration_.scale_of("forces")
-    std = [scale.std(np.array([0.05])) for scale in (one, held_out)]
-    assert std[0] == pytest.approx(std[1], rel=0.3)
+    structures = structures_from_atoms(data[:30], *model._labels())
+    variances = [
+        variances_of(model.predictor_, s, ["forces"], jackknife=True)["forces"] for s in structures
+    ]
+    variance_t = np.concatenate([terms_of(one).reshape(4, -1) for one in variances], axis=1)
+    rms = [np.sqrt(np.mean(scale.std(variance_t) ** 2)) for scale in (one, held_out)]
+    assert rms[0] == pytest.approx(rms[1], rel=0.2)
 
 
 def test_a_left_out_structure_is_as_uncertain_as_by_a_refit(data):
@@ -183,20 +198,24 @@ def test_a_left_out_structure_is_as_uncertain_as_by_a_refit(data):
     small = {"n_environments": 30, "n_tangents": 8, "delta": 4.0, "feature_tolerance": 0.0}
     given = {f"sigma_{kind}": sigma for kind, sigma in NOISE.items()}
     model = KernelPotential(soap, **small, **given).fit(data[:12])
-    from kernelpot.data import structures_from_atoms
-    from kernelpot.leave_out import leave_one_out
-
-    found = leave_one_out(
-        model.fitted_, structures_from_atoms(data[:12], *model._labels()), epistemic=True
-    )
+    found = left_out_terms(model.fitted_, structures_from_atoms(data[:12], *model._labels()))
     without = [atoms.copy() for atoms in data[:12]]
     for atoms, old in zip(without, data, strict=False):
         atoms.calc = old.calc
     without[4].info["config_weight"] = 0.0
-    p = KernelPotential(soap, **small, **given).fit(without).predict([data[4]], return_std=True)
-    assert found.energy_std[4] == pytest.approx(p.energy_std[0], rel=1e-3)
-    assert_allclose(found.forces_std[4], p.forces_std[0], rtol=1e-3)
-    assert_allclose(found.stress_std[4], p.stress_std[0], rtol=1e-3)
+    model = KernelPotential(soap, **small, **given).fit(without)
+    (one,) = structures_from_atoms([data[4]], *model._labels())
+    expected = variances_of(model.predictor_, one, LABEL_KINDS, jackknife=True)
+    # Residuals of the others are those of the fit to all, which is near enough.
+    jackknife = [
+        of["forces"].jackknife.mean() for of in (expected, {"forces": found[4]["forces"][1]})
+    ]
+    assert jackknife[0] == pytest.approx(jackknife[1], rel=0.2)
+    for kind, (error, terms) in found[4].items():
+        assert_allclose(terms.std, expected[kind].std, rtol=1e-3)
+        predicted = getattr(model.predict([data[4]]), kind)[0]
+        expected_error = np.atleast_1d(predicted - getattr(one, _LABELS[kind]))
+        assert_allclose(error, expected_error, rtol=1e-3, atol=1e-4)
 
 
 def test_bad_levels_and_models_without_posterior_are_refused(fitted, data):
@@ -218,13 +237,18 @@ def test_a_table_of_deviations_has_the_units_that_it_says(fitted, data):
         np.concatenate(p.forces) - np.concatenate([a.get_forces() for a in data[50:]])
     )
     assert_allclose(forces.error, expected.ravel(), atol=1e-9)
-    scale = model.calibration_.scale_of("forces", data[50].numbers[0])
-    assert forces.sigma[0] == pytest.approx(1e3 * scale.std(p.forces_std[0])[0, 0])
+    structures = structures_from_atoms(data[50:], *model._labels())
+    variances = [
+        variances_of(model.predictor_, s, ("energy", "forces"), jackknife=True) for s in structures
+    ]
+    of_first = model.calibration_.std("forces", variances[0]["forces"], structures[0].numbers_n)
+    assert forces.sigma[0] == pytest.approx(1e3 * of_first[0, 0])
     assert energy.unit == "meV/atom"
-    per_atom = p.energy_std / [len(a) for a in data[50:]]
-    assert_allclose(
-        energy.sigma, 1e3 * model.calibration_.scale_of("energy").std(per_atom), rtol=1e-10
-    )
+    of_energy = [
+        model.calibration_.std("energy", of["energy"], one.numbers_n)[0] / one.n_atoms
+        for of, one in zip(variances, structures, strict=True)
+    ]
+    assert_allclose(energy.sigma, 1e3 * np.array(of_energy), rtol=1e-10)
     assert stress.level.shape == stress.error.shape == (20 * 6,)
     # What the table says of coverage is what the intervals of `predict` do.
     rows = report_uncertainty.uncertainty_table([energy, forces, stress])

@@ -528,6 +528,7 @@ def test_progress_is_told(emt_images, emt_soap):
     stages = [stage for stage, _, _ in heard]
     assert list(dict.fromkeys(stages)) == [
         "features", "tangents", "rows", "hyperparameters", "posterior", "training errors",
+        "jackknife",
     ]  # fmt: skip
     assert all(0 <= done <= total for _, done, total in heard)
     assert heard[-1] == ("training errors", 6, 6)

@@ -298,7 +298,7 @@ def test_leave_block_out_is_a_fit_without_the_block(n_block):
     solved = solvers.posterior([reducer.finish()], whitening, [0.7])
     phi = whitening.whiten(K_rm) / 0.5
     block = rng.choice(30, n_block, replace=False)
-    residual, covariance = leave_block_out(phi[block], y[block] / 0.5, solved)
+    residual, covariance, _ = leave_block_out(phi[block], y[block] / 0.5, solved)
     naive = naive_leave_block_out(phi, y / 0.5, block, solved.delta_k)
     assert_allclose(residual, naive[0], rtol=1e-6, atol=1e-9)
     assert_allclose(covariance, naive[1], rtol=1e-6, atol=1e-9)

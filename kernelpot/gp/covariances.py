@@ -202,6 +202,23 @@ def add_gradient_rows(
                 strain_vm[v, column + lo + k] += strain[v, k]
 
 
+@njit
+def add_directional_sums(products_bm, slopes_bm, weight, first_e, zeta, sums_m):
+    """Add the covariances of a sum of energies, and of their derivatives along a direction.
+
+    For environments b that are moved by t_b, ``sums_m[m]`` receives the sum over b of
+    weight k(b, m) + t_b . dk(b, m)/dx_b; ``products_bm`` is x_b . z_m, ``slopes_bm`` t_b . z_m.
+    """
+    for b in range(products_bm.shape[0]):
+        for e in range(first_e.shape[0] - 1):
+            own = first_e[e]
+            value, first, second = power_kernel_scalar(products_bm[b, own], zeta)
+            aside = second * slopes_bm[b, own] + weight * first
+            sums_m[own] += weight * value + first * slopes_bm[b, own]
+            for m in range(own + 1, first_e[e + 1]):
+                sums_m[m] += first * slopes_bm[b, m] + aside * products_bm[b, m]
+
+
 def offsets(counts: list[int]) -> Int:
     """Columns at which the blocks of species begin in K_rm.
 

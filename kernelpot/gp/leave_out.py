@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import scipy.linalg
 from scipy.linalg import lapack
@@ -9,10 +11,18 @@ from scipy.linalg import lapack
 from kernelpot.conventions import Float
 from kernelpot.gp.solvers import Posterior, cholesky
 
-__all__ = ["leave_block_out"]
+__all__ = ["LeftOutBlock", "leave_block_out"]
 
 
-def leave_block_out(Phi_rk: Float, y_r: Float, posterior: Posterior) -> tuple[Float, Float]:
+class LeftOutBlock(NamedTuple):
+    """A block of rows by the posterior of all others, in units of the noise."""
+
+    residual_r: Float  # label less prediction
+    covariance_rr: Float  # of these: what the others leave open, and the block's own noise, 1
+    open_rk: Float  # Phi R^-1, of the posterior of all rows
+
+
+def leave_block_out(Phi_rk: Float, y_r: Float, posterior: Posterior) -> LeftOutBlock:
     """Residuals of a block of rows by the posterior of all other rows, and their covariance.
 
     With the residuals e = y - Phi w of the posterior of all rows and H = Phi S Phi^T of its
@@ -34,8 +44,8 @@ def leave_block_out(Phi_rk: Float, y_r: Float, posterior: Posterior) -> tuple[Fl
 
     Returns
     -------
-    tuple[Float, Float]
-        Label less prediction, shape (n_rows,), and covariance, shape (n_rows, n_rows).
+    LeftOutBlock
+        Of these rows.
 
     Raises
     ------
@@ -43,7 +53,7 @@ def leave_block_out(Phi_rk: Float, y_r: Float, posterior: Posterior) -> tuple[Fl
         If the posterior cannot have seen these rows.
     """
     if len(y_r) == 0:
-        return np.zeros(0), np.zeros((0, 0))
+        return LeftOutBlock(np.zeros(0), np.zeros((0, 0)), np.zeros((0, Phi_rk.shape[1])))
     inside_kr = scipy.linalg.solve_triangular(
         posterior.R_kk, Phi_rk.T, trans="T", check_finite=False
     )
@@ -58,4 +68,5 @@ def leave_block_out(Phi_rk: Float, y_r: Float, posterior: Posterior) -> tuple[Fl
         ) from None
     covariance_rr = lapack.dpotri(L_rr, lower=1)[0]
     covariance_rr = np.tril(covariance_rr) + np.tril(covariance_rr, -1).T
-    return covariance_rr @ (y_r - Phi_rk @ posterior.w_k), covariance_rr
+    residual_r = covariance_rr @ (y_r - Phi_rk @ posterior.w_k)
+    return LeftOutBlock(residual_r, covariance_rr, inside_kr.T)

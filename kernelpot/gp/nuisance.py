@@ -63,4 +63,6 @@ def without_front(posterior: Posterior, n_front: int) -> Posterior:
         delta_k=posterior.delta_k[n_front:],
         R_kk=np.asfortranarray(posterior.R_kk[n_front:, n_front:]),
         w_k=posterior.w_k[n_front:],
+        # Rows of predictions, solved with an upper factor, are zero there.
+        scores_kj=None if posterior.scores_kj is None else posterior.scores_kj[n_front:],
     )

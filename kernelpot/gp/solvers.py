@@ -13,7 +13,7 @@ import numpy as np
 import scipy.linalg
 
 from kernelpot._machine import side_by_side
-from kernelpot.conventions import Float
+from kernelpot.conventions import Float, VarianceTerms
 from kernelpot.gp.householder import absorb
 from kernelpot.gp.lapack import potrf, trsm
 from kernelpot.gp.triangles import Triangle
@@ -54,7 +54,8 @@ def cholesky(A_kk: Float) -> Float:
 class Posterior(NamedTuple):
     """Gaussian posterior of the whitened weights, prior w_k ~ N(0, delta_k^2).
 
-    Mean ``w_k``, covariance R^-1 R^-T; -y^T C^-1 y / 2 and the Occam factor -log det(2 pi C) / 2.
+    Mean ``w_k``, covariance R^-1 R^-T; -y^T C^-1 y / 2 and the Occam factor -log det(2 pi C) / 2;
+    R^-T times the scores of groups of rows where these are known (`jackknife`).
     """
 
     whitening: Whitening
@@ -63,6 +64,7 @@ class Posterior(NamedTuple):
     w_k: Float
     data_fit: float
     occam: float
+    scores_kj: Float | None = None
 
     @property
     def log_evidence(self) -> float:
@@ -96,16 +98,61 @@ class Posterior(NamedTuple):
         Float
             One variance per row, never negative.
         """
-        variance_r = np.empty(len(K_rm))
+        terms = self.variance_terms(prior_r, K_rm, jackknife=False)
+        return terms.novelty + terms.open
+
+    def variance_terms(self, prior_r: Float, K_rm: Float, *, jackknife: bool) -> VarianceTerms:
+        """The two terms of `variance`, and |phi R^-1 G|^2 with G = R^-T times the scores.
+
+        The last is the infinitesimal jackknife, the spread of predictions over fits to resampled
+        groups of rows: it does not believe that errors of labels are independent (Huber, Proc.
+        5th Berkeley Symp. 1, 221 (1967); Liang and Zeger, Biometrika 73, 13 (1986); Efron, J. R.
+        Stat. Soc. B 54, 83 (1992)).
+
+        Parameters
+        ----------
+        prior_r : Float
+            Prior variance of each row's quantity (delta^2 included).
+        K_rm : Float
+            Its covariances with the raw inducing variables, in units of delta^2.
+        jackknife : bool
+            Whether the last is wanted; 0 where it is not, or not known.
+
+        Returns
+        -------
+        VarianceTerms
+            Of each row, never negative.
+        """
+        found = VarianceTerms(*np.zeros((3, len(K_rm))))
 
         def some(first: int) -> None:
             rows = slice(first, first + BLOCK_ROWS)
             known_rk, open_rk = self._parts(K_rm[rows])
-            novelty_r = np.maximum(prior_r[rows] - np.sum(known_rk**2, axis=1), 0.0)
-            variance_r[rows] = novelty_r + np.sum(open_rk**2, axis=1)
+            found.novelty[rows] = np.maximum(prior_r[rows] - np.sum(known_rk**2, axis=1), 0.0)
+            found.open[rows] = np.sum(open_rk**2, axis=1)
+            if jackknife and self.scores_kj is not None:
+                found.jackknife[rows] = np.sum((open_rk @ self.scores_kj) ** 2, axis=1)
 
         side_by_side(some, range(0, len(K_rm), BLOCK_ROWS))
-        return variance_r
+        return found
+
+    def with_scores(self, scores_mj: Float) -> Posterior:
+        """The same, knowing the scores of groups of rows.
+
+        Parameters
+        ----------
+        scores_mj : Float
+            Sum of A_r (y_r - A_r w) / noise_r^2 over each group of rows A_r of raw inducing
+            variables, times any signs: shape (n_raw, n_groups).
+
+        Returns
+        -------
+        Posterior
+            Whose `variance_terms` have a jackknife.
+        """
+        scores_jk = self.whitening.whiten(np.ascontiguousarray(scores_mj.T))
+        trsm(self.R_kk, scores_jk.T, upper=True)
+        return self._replace(scores_kj=scores_jk.T)
 
     def covariance(self, prior_rr: Float, K_rm: Float) -> Float:
         """The same of every two rows.

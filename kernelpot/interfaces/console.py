@@ -90,7 +90,11 @@ def _complain(message: str) -> None:
     Console(file=sys.stderr, highlight=False, soft_wrap=True).print(message, markup=False)
 
 
-_WITHIN = {"features": ("selection", 0.0), "tangents": ("selection", 0.5)}
+_WITHIN = {
+    "features": ("selection", 0.0),
+    "tangents": ("selection", 0.5),
+    "jackknife": ("training errors", 0.5),
+}
 """Stages that progress is told of within those whose time is expected, and where they begin."""
 
 
@@ -383,19 +387,20 @@ def calibration_table(calibration: Recalibration) -> Table:
     Returns
     -------
     Table
-        Scale of the posterior's standard deviations, floor beneath, factors of two intervals.
+        Scales of what makes predictions uncertain, floor beneath, factors of two intervals.
     """
     from kernelpot.report import UNITS, in_units
+    from kernelpot.uncertainty.recalibration import TERMS
 
     table = Table(title=f"Standard deviations by {calibration.source} errors")
     table.add_column("label")
-    for name in ("scale", "floor", "50 %", "95 %", "errors", "structures"):
+    for name in (*TERMS, "floor", "50 %", "95 %", "errors", "structures"):
         table.add_column(name, justify="right")
     for kind, mine in calibration.kinds.items():
         for symbol, one in mine.items():
             table.add_row(
                 f"{kind} {symbol}".strip(),
-                f"{one.scale:.2f}",
+                *(f"{scale:.2f}" for scale in one.scale_t),
                 f"{in_units(kind, one.floor):.3g} {UNITS[kind]}",
                 f"{one.factor(0.5):.2f}",
                 f"{one.factor(0.95):.2f}",
