@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 
-from kernelpot.conventions import MIN_DISTANCE, OBSERVABLES, voigt_from_tensor
+from kernelpot.conventions import LABEL_KINDS, MIN_DISTANCE, OBSERVABLES, voigt_from_tensor
 from kernelpot.neighbours import PairList
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ class Calculator(AseCalculator):
     -----
     The posterior standard deviations ``energy_std`` (eV, of the total energy), ``forces_std``,
     ``stress_std`` and ``energies_std`` are computed only when asked for:
-    ``atoms.calc.get_property("forces_std", atoms)``. Stress exists for cells that are periodic
+    ``atoms.calc.get_property("forces_std", atoms)``. ``energy_error``, ``forces_error`` and
+    ``stress_error`` are standard deviations of the errors of labels, as ``model.calibrate`` has
+    learned them (of a model that is not calibrated: the posterior and the noise of the fit). Stress
+    exists for cells that are periodic
     in three directions; ``stresses`` are each atom's part of it (of the pairs of which it is the
     centre) and add up to it. There is no entropy in the model: ``free_energy`` is the energy.
     ``novelty`` says for each atom what share of the prior variance of its energy the inducing
@@ -75,6 +78,9 @@ class Calculator(AseCalculator):
         "energies_std",
         "forces_std",
         "stress_std",
+        "energy_error",
+        "forces_error",
+        "stress_error",
         "novelty",
     )
     ignored_changes = frozenset({"initial_charges", "initial_magmoms"})
@@ -101,6 +107,7 @@ class Calculator(AseCalculator):
                 " call fit first, or load(path)"
             )
         self.predictor = model.predictor_
+        self._calibration = getattr(model, "calibration_", None)  # a sample has none
         if single_precision:
             self.predictor = self.predictor.in_single_precision()
         self.novelty = bool(novelty) and self.predictor.has_novelty
@@ -137,7 +144,9 @@ class Calculator(AseCalculator):
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
         _check_geometry(atoms)
-        if {"stress", "stresses", "stress_std"} & set(properties) and not atoms.pbc.all():
+        if {"stress", "stresses", "stress_std", "stress_error"} & set(
+            properties
+        ) and not atoms.pbc.all():
             raise PropertyNotImplementedError(
                 f"stress needs a cell that is periodic in three directions; pbc is"
                 f" {atoms.pbc.tolist()}"
@@ -149,17 +158,30 @@ class Calculator(AseCalculator):
             )
         pairs = self._pair_list.update(atoms.positions, atoms.cell.array, atoms.pbc)
         _check_distances(pairs)
-        wanted = [kind for kind in OBSERVABLES if f"{kind}_std" in properties]
-        if wanted:
-            volume = atoms.get_volume() if atoms.pbc.all() else np.nan
-            found = self.predictor.variance_terms(atoms.numbers, pairs, volume, wanted)
-            results |= {f"{kind}_std": terms.std for kind, terms in found.items()}
-            if "energy" in wanted:
-                results["energy_std"] = float(found["energy"].std[0])
-        if not set(properties) <= {f"{kind}_std" for kind in wanted}:
+        uncertain = {f"{kind}_std" for kind in OBSERVABLES} | {f"{k}_error" for k in LABEL_KINDS}
+        if uncertain & set(properties):
+            results |= self._uncertainties(atoms, pairs, set(properties))
+        if not set(properties) <= uncertain:
             novelty = self.novelty or "novelty" in properties
             results = {**results, **self._evaluate(atoms, pairs, novelty)}
         self.results = results
+
+    def _uncertainties(self, atoms: Atoms, pairs: Any, properties: set[str]) -> dict[str, Any]:
+        errors = [kind for kind in LABEL_KINDS if f"{kind}_error" in properties]
+        if errors and self._calibration is None:
+            raise PropertyNotImplementedError(
+                f"{errors[0]}_error is of a fitted model; this calculator has a sample of one"
+            )
+        kinds = [k for k in OBSERVABLES if k in errors or f"{k}_std" in properties]
+        volume = atoms.get_volume() if atoms.pbc.all() else np.nan
+        found = self.predictor.variance_terms(
+            atoms.numbers, pairs, volume, kinds, jackknife=bool(errors)
+        )
+        results: dict[str, Any] = {f"{kind}_std": terms.std for kind, terms in found.items()}
+        for kind in errors:
+            results[f"{kind}_error"] = self._calibration.std(kind, found[kind], atoms.numbers)
+        scalars = [name for name in ("energy_std", "energy_error") if name in results]
+        return results | {name: float(results[name][0]) for name in scalars}
 
     def _evaluate(self, atoms: Atoms, pairs: Any, novelty: bool) -> dict[str, Any]:
         evaluation = self.predictor.evaluate(atoms.numbers, pairs, novelty=novelty)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ase.calculators.calculator import PropertyNotImplementedError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.stats import norm
 
 import kernelpot.report_uncertainty as report_uncertainty
-from kernelpot import KernelPotential, Soap, load
+from kernelpot import Calculator, KernelPotential, Soap, load
 from kernelpot.conventions import LABEL_KINDS, VarianceTerms
 from kernelpot.data import structures_from_atoms
 from kernelpot.leave_out import left_out_terms
@@ -257,3 +258,19 @@ def test_a_table_of_deviations_has_the_units_that_it_says(fitted, data):
     raw = report_uncertainty.model_deviations(model, data[50:], calibrated=False)[1]
     noise = model.noise_["forces"]
     assert_allclose(raw.sigma[:3], 1e3 * np.hypot(p.forces_std[0][0], noise), rtol=1e-10)
+
+
+def test_a_calculator_has_the_errors_to_be_expected(fitted, data):
+    model = fitted.calibrate(data[30:50])
+    atoms = data[50].copy()
+    atoms.calc = Calculator(model)
+    (one,) = structures_from_atoms([data[50]], *model._labels())
+    found = variances_of(model.predictor_, one, LABEL_KINDS, jackknife=True)
+    for kind in LABEL_KINDS:
+        expected = model.calibration_.std(kind, found[kind], one.numbers_n)
+        error = atoms.calc.get_property(f"{kind}_error", atoms)
+        assert_allclose(np.atleast_1d(error), expected, rtol=1e-8)
+    assert isinstance(atoms.calc.results["energy_error"], float)
+    atoms.calc = Calculator(model.sample(1, random_state=0)[0])
+    with pytest.raises(PropertyNotImplementedError, match="sample"):
+        atoms.calc.get_property("forces_error", atoms)
