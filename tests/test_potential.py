@@ -531,4 +531,4 @@ def test_progress_is_told(emt_images, emt_soap):
         "jackknife",
     ]  # fmt: skip
     assert all(0 <= done <= total for _, done, total in heard)
-    assert heard[-1] == ("training errors", 6, 6)
+    assert heard[-1] == ("jackknife", 6, 6)
