@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from kernelpot.conventions import Float, Int, as_float
+from kernelpot.conventions import Float, Int
 
 __all__ = ["BlockedMean", "SeriesWarning", "block_average"]
 
@@ -63,7 +63,7 @@ def block_average(series: ArrayLike, *, warn: bool = True) -> BlockedMean:
     ValueError
         If there are no observations, or one is not finite.
     """
-    x_nk = as_float(series)
+    x_nk = np.asarray(series, dtype=np.float64)
     if x_nk.ndim == 0 or len(x_nk) == 0:
         raise ValueError("a series needs at least one observation, along its first axis")
     if not np.isfinite(x_nk).all():

@@ -41,7 +41,7 @@ class LabelCost(NamedTuple):
         Float
             Of the same shape. Without labels so far only their ratios mean anything.
         """
-        return self.scale * as_float(n_atoms) ** self.power
+        return self.scale * np.asarray(n_atoms, dtype=np.float64) ** self.power
 
 
 def fit_label_cost(n_atoms: ArrayLike, seconds: ArrayLike) -> LabelCost:
