@@ -1,0 +1,181 @@
+"""What is thought of a structure on the way: a `Watch` is called at every step of an explorer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from ase import Atoms
+
+from kernelpot.active.records import Verdict
+from kernelpot.active.thresholds import Band
+from kernelpot.active.unphysical import Limits, Sanity
+from kernelpot.conventions import Float
+from kernelpot.uncertainty.recalibration import Recalibration
+
+__all__ = ["Watch"]
+
+_NOTHING = Limits()
+_NEVER = Band()
+
+
+class Watch:
+    """Says of each structure whether it is unphysical, unsure, or neither.
+
+    The novelty that comes with every call of the calculator is looked at in every step. Standard
+    deviations of forces, which cost as much as many steps, are computed only in some: every so
+    many, and where novelty is on its way to its threshold.
+
+    Parameters
+    ----------
+    novelty : Band
+        Thresholds of the largest novelty of an atom.
+    error : Band
+        Thresholds of the largest expected error of a force, eV/angstrom: root mean square of the
+        three components of an atom's standard deviations, calibrated where that is given.
+    calibration : Recalibration | None
+        What makes expected errors of standard deviations; None leaves them as they are.
+    limits : Limits
+        What is unphysical.
+    cooldown : int
+        Steps after a candidate in which there is no other: neighbouring frames say the same.
+    leap : float
+        But one whose score is so many times that of the last is, cooldown or not.
+    std_every : int
+        Steps from one evaluation of standard deviations to the next; 0 for none but near the
+        threshold of novelty.
+    std_near : float
+        Part of the lower threshold of novelty from which on standard deviations are looked at.
+    std_gap : int
+        Least steps between two evaluations.
+
+    Attributes
+    ----------
+    n_steps : int
+        Structures looked at since the (re)start.
+    n_std : int
+        Evaluations of standard deviations among them.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range.
+
+    Notes
+    -----
+    One watch looks at one exploration at a time: call `restart` before the next. All it does
+    follows from the structures it has seen since.
+    """
+
+    def __init__(
+        self,
+        *,
+        novelty: Band = _NEVER,
+        error: Band = _NEVER,
+        calibration: Recalibration | None = None,
+        limits: Limits = _NOTHING,
+        cooldown: int = 20,
+        leap: float = 1.5,
+        std_every: int = 0,
+        std_near: float = 0.5,
+        std_gap: int = 10,
+    ):
+        for name, band in (("novelty", novelty), ("error", error)):
+            if not 0.0 < band.lower <= band.upper:
+                raise ValueError(f"{name}: 0 < lower <= upper must hold, but the band is {band!r}")
+        if cooldown < 0 or std_every < 0 or std_gap < 1 or not (std_near >= 0.0 and leap >= 1.0):
+            raise ValueError(
+                "cooldown and std_every must not be negative, std_gap and leap be at least 1 and"
+                f" std_near at least 0; got {cooldown!r}, {std_every!r}, {std_gap!r}, {leap!r},"
+                f" {std_near!r}"
+            )
+        self.novelty, self.error = novelty, error
+        self.calibration, self.limits = calibration, limits
+        self.cooldown, self.leap = cooldown, leap
+        self.std_every, self.std_near, self.std_gap = std_every, std_near, std_gap
+        self._sanity = Sanity(limits)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was seen: another exploration begins."""
+        self.n_steps = self.n_std = 0
+        self._last_std = -math.inf
+        self._quiet_until, self._last_score = 0, 0.0
+        self._sanity.restart()
+
+    def __call__(self, atoms: Atoms) -> Verdict:
+        """Look at the next structure.
+
+        Parameters
+        ----------
+        atoms : Atoms
+            With a calculator whose results are those of this structure.
+
+        Returns
+        -------
+        Verdict
+            The score is the largest uncertainty over its lower threshold, NaN where none is known.
+
+        Raises
+        ------
+        ValueError
+            If the calculator has not computed energy and forces, or limits know shortest distances
+            but not those of a species that is there.
+        """
+        step, self.n_steps = self.n_steps, self.n_steps + 1
+        wrong = self._sanity.look(atoms)
+        if wrong is not None and wrong.reason == "not finite":
+            return Verdict(True, False, wrong.reason, math.nan)
+        score, reason, over = self._unsure(atoms, step)
+        unsure = score > 1.0
+        if wrong is not None:
+            return Verdict(True, wrong.worth_a_label or unsure, wrong.reason, score)
+        if over:
+            return Verdict(True, True, reason, score)
+        if not unsure or (step < self._quiet_until and score < self.leap * self._last_score):
+            return Verdict(False, False, "", score)
+        self._quiet_until, self._last_score = step + self.cooldown, score
+        return Verdict(False, True, reason, score)
+
+    def _unsure(self, atoms: Atoms, step: int) -> tuple[float, str, bool]:
+        """Score, what it is of, and whether an upper threshold is passed."""
+        score, reason, over = math.nan, "", False
+        novelty_n = atoms.calc.results.get("novelty")
+        if novelty_n is not None and len(novelty_n):
+            novelty = float(novelty_n.max())
+            score, reason = novelty / self.novelty.lower, "novelty"
+            over = novelty > self.novelty.upper
+        if self._std_is_due(step, score):
+            self.n_std += 1
+            self._last_std = step
+            error = float(
+                np.sqrt(np.mean(self.expected_error(atoms) ** 2, axis=1)).max(initial=0.0)
+            )
+            if not error / self.error.lower < score:
+                score, reason = error / self.error.lower, "forces_std"
+            over = over or error > self.error.upper
+        return score, reason, over
+
+    def _std_is_due(self, step: int, score: float) -> bool:
+        if not math.isfinite(self.error.lower) or step - self._last_std < self.std_gap:
+            return False
+        near = score >= self.std_near and math.isfinite(self.novelty.lower)
+        return near or (self.std_every > 0 and step - self._last_std >= self.std_every)
+
+    def expected_error(self, atoms: Atoms) -> Float:
+        """Expected errors of the forces, by the calculator's standard deviations.
+
+        Parameters
+        ----------
+        atoms : Atoms
+            With a calculator that has ``forces_std``.
+
+        Returns
+        -------
+        Float
+            Shape (n_atoms, 3), eV/angstrom.
+        """
+        std_nc = atoms.calc.get_property("forces_std", atoms)
+        if self.calibration is None:
+            return std_nc
+        return self.calibration.std("forces", std_nc, atoms.numbers)
