@@ -137,6 +137,23 @@ def test_batches_of_a_model_have_no_near_duplicates(emt_model):
     assert np.all(np.diff(found.information) <= 1e-9)
 
 
+def test_samples_of_the_posterior_make_factors(emt_model):
+    """What they pick tells nearly as much as what the whole posterior picks."""
+    rng = np.random.default_rng(4)
+    frames = [alloy(rng, amplitude=0.05 + 0.02 * k) for k in range(8)]
+    images = [atoms for atoms in frames for _ in range(2)]  # each of them twice
+    forces = emt_model.sample(200, random_state=0).predict(images).forces
+    factors = [(one - one.mean(axis=0)).reshape(200, -1).T / math.sqrt(199) for one in forces]
+    noise = emt_model.noise_["forces"]
+    found = pick_by_factors(factors, noise, 4)
+    assert len(set((found.picks // 2).tolist())) == 4
+    cov = emt_model.predict(images, return_cov="forces").cov
+    best = pick_by_covariance(cov.matrix, cov.structure_r, noise, 4)
+    rows = naive.rows_of(cov.structure_r, found.picks)
+    told = naive.information(cov.matrix, np.full(len(cov.matrix), noise), rows)
+    assert told > 0.9 * best.information.sum()
+
+
 @given(st.integers(0, 1000), st.floats(0.0, 5.0))
 @settings(max_examples=30, deadline=None)
 def test_nothing_below_the_floor_is_picked(seed, least):

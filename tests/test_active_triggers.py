@@ -32,19 +32,10 @@ from kernelpot.terms.repulsion import closest_distances
 from .conftest import alloy, label
 
 
-class Twice:
-    """A calibration: errors are twice the standard deviations, and 0.05 eV/A stays."""
-
-    def std(self, kind, sigma, numbers_n):
-        assert kind == "forces"
-        assert np.shape(sigma) == (len(numbers_n), 3)
-        return np.hypot(2.0 * sigma, 0.05)
-
-
 class Scripted(AseCalculator):
     """Results as a test wants them; standard deviations on request, and counted."""
 
-    implemented_properties = ("energy", "forces", "novelty", "forces_std")
+    implemented_properties = ("energy", "forces", "novelty", "forces_std", "forces_error")
 
     def __init__(self, novelty=0.0, std=0.0, energy=0.0, force=0.0):
         super().__init__()
@@ -57,9 +48,10 @@ class Scripted(AseCalculator):
         self.results = {"energy": self.energy, "forces": np.full((n, 3), self.force)}
         if self.novelty is not None:
             self.results["novelty"] = np.array([0.0] * (n - 1) + [self.novelty])
-        if "forces_std" in properties:
-            self.n_std += 1
-            self.results["forces_std"] = np.array([[0.0] * 3] * (n - 1) + [[self.std] * 3])
+        for factor, name in ((1.0, "forces_std"), (2.0, "forces_error")):
+            if name in properties:
+                self.n_std += 1
+                self.results[name] = factor * np.array([[0.0] * 3] * (n - 1) + [[self.std] * 3])
 
 
 def seen(atoms=None, **results):
@@ -84,20 +76,8 @@ def test_tolerance_is_what_can_be_asked_for():
     # One label that went wrong does not move it.
     assert force_tolerance(errors=[*errors, 1e6], multiple=1.0) == pytest.approx(0.5, rel=0.05)
     # What no label takes away is not asked for.
-    floor = force_tolerance(0.01, calibration=Twice(), numbers=[14, 14])
-    assert floor == pytest.approx(math.sqrt(2.0) * 0.05)
-    assert force_tolerance(0.2, calibration=Twice(), numbers=[14]) == 0.2
-
-
-def test_tolerance_of_a_model(emt_model, emt_images):
-    held_out = [label(alloy(np.random.default_rng(50 + k))) for k in range(8)]
-    p = emt_model.predict(held_out)
-    errors = [f - a.get_forces() for f, a in zip(p.forces, held_out, strict=True)]
-    found = force_tolerance(
-        1e-6, calibration=emt_model.calibration_, numbers=[29, 79], errors=np.concatenate(errors),
-        multiple=0.5,
-    )  # fmt: skip
-    assert 1e-3 < found < 1.0
+    assert force_tolerance(0.01, floor=0.05) == pytest.approx(math.sqrt(2.0) * 0.05)
+    assert force_tolerance(0.2, floor=0.05) == 0.2
 
 
 @pytest.mark.parametrize(
@@ -110,10 +90,12 @@ def test_tolerance_of_a_model(emt_model, emt_images):
         {"errors": [math.nan], "multiple": 1.0},
         {"errors": [1.0], "multiple": 0.0},
         {"errors": [0.0], "multiple": 1.0},
+        {"asked": 1.0, "floor": -1.0},
+        {"asked": 1.0, "floor": math.nan},
     ],
 )
 def test_tolerance_refuses(options):
-    with pytest.raises(ValueError, match=r"tolerance|errors|multiple"):
+    with pytest.raises(ValueError, match=r"tolerance|errors|multiple|floor"):
         force_tolerance(**options)
 
 
@@ -426,14 +408,14 @@ def test_below_and_above():
 
 
 def test_standard_deviations_come_every_so_many_steps():
-    watch = Watch(error=Band(0.1, 0.2), std_every=25)
+    watch = Watch(error=Band(0.1, 0.2), uncertainty="forces_std", std_every=25)
     atoms = seen(std=0.15)
     verdicts = [watch(atoms) for _ in range(100)]
     assert [k for k, v in enumerate(verdicts) if v.unsure] == [0, 25, 50, 75]
     assert watch.n_std == 4
     assert atoms.calc.n_std == 1  # the calculator keeps what it has computed
     assert verdicts[0] == Verdict(False, True, "forces_std", pytest.approx(1.5))
-    assert Watch(error=Band(0.1, 0.2), std_every=1)(seen(std=0.25)).stop
+    assert Watch(error=Band(0.1, 0.2), std_every=1)(seen(std=0.15)).stop
 
 
 def test_standard_deviations_come_near_the_threshold_of_novelty():
@@ -442,13 +424,16 @@ def test_standard_deviations_come_near_the_threshold_of_novelty():
     assert watch.n_std == 0
     found = [watch(seen(novelty=0.06, std=1.0)) for _ in range(25)]
     assert watch.n_std == 3
-    assert found[0].reason == "forces_std"
+    assert found[0].reason == "forces_error"
 
 
-def test_calibration_makes_errors_of_standard_deviations():
-    watch = Watch(error=Band(0.1), calibration=Twice(), std_every=1)
-    score = watch(seen(std=0.05)).score
-    assert score == pytest.approx(math.hypot(0.1, 0.05) / 0.1)
+def test_errors_as_calibrated_or_standard_deviations():
+    found = {
+        name: Watch(error=Band(0.1), uncertainty=name, std_every=1)(seen(std=0.06))
+        for name in ("forces_error", "forces_std")
+    }
+    assert found["forces_error"] == Verdict(False, True, "forces_error", pytest.approx(1.2))
+    assert found["forces_std"] == Verdict(False, False, "", pytest.approx(0.6))
 
 
 def test_neighbouring_frames_are_not_all_candidates():
@@ -494,6 +479,7 @@ def test_verdicts_follow_from_what_was_seen(novelties, lower, ratio, cooldown):
         {"std_gap": 0},
         {"std_near": -0.1},
         {"leap": 0.5},
+        {"uncertainty": "stress_std"},
         {"std_every": -1},
     ],
 )
@@ -511,7 +497,7 @@ def test_watching_dynamics_of_a_model(emt_model, emt_images):
     watch = Watch(
         novelty=band_above(max(4.0 * rest, 0.01), 8.0),
         error=band_above(0.5, 8.0),
-        calibration=emt_model.calibration_,
+        uncertainty="forces_std",
         limits=Limits(known_distances(emt_images)),
         cooldown=5,
         std_every=20,

@@ -195,6 +195,11 @@ def pick_by_factors(
 ) -> Picked:
     """The same from low-rank factors: their memory and not its square.
 
+    Samples of the posterior make factors: with ``forces`` of shape (n_samples, n_atoms, 3) from
+    ``model.sample(n_samples).predict(candidates)``, the transpose of ``forces - forces.mean(0)`` as
+    (n_samples, 3 n_atoms), over sqrt(n_samples - 1). Samples should outnumber the numbers of a
+    candidate: else all candidates move in all of the few directions there are, and look alike.
+
     Parameters
     ----------
     factors : Sequence[Float]

@@ -16,8 +16,7 @@ import scipy.optimize
 import scipy.stats
 from numpy.typing import ArrayLike
 
-from kernelpot.conventions import Float, as_float, as_int
-from kernelpot.uncertainty.recalibration import Recalibration
+from kernelpot.conventions import Float, as_float
 
 __all__ = [
     "Band",
@@ -79,14 +78,13 @@ def force_tolerance(
     *,
     errors: ArrayLike = (),
     multiple: float | None = None,
-    calibration: Recalibration | None = None,
-    numbers: ArrayLike = (),
+    floor: float = 0.0,
 ) -> float:
     """The expected error of a force from which on a structure deserves a label.
 
     Whichever is largest of: what was asked for; a multiple of the present errors, so that a model
     that has just begun does not take every step for a candidate; sqrt(2) times what no label will
-    take away, the floor of the calibration, since a tolerance below it would never be met.
+    take away, since a tolerance below it would never be met.
 
     Parameters
     ----------
@@ -97,10 +95,9 @@ def force_tolerance(
     multiple : float | None
         By which the median size of these errors (as that of normal numbers gives their standard
         deviation) is multiplied; None to ignore them.
-    calibration : Recalibration | None
-        Of the model; its floor is that of the species in `numbers`.
-    numbers : ArrayLike
-        Atomic numbers that occur.
+    floor : float
+        Expected error of a force that the model is certain of, eV/angstrom: what its calibration
+        says of no variance, the largest among species.
 
     Returns
     -------
@@ -129,11 +126,9 @@ def force_tolerance(
         raise ValueError(
             "a threshold needs a tolerance in eV/A, or a multiple of errors of which there are some"
         )
-    numbers_n = as_int(numbers).ravel()
-    if calibration is not None and len(numbers_n):
-        floor_nc = calibration.std("forces", np.zeros((len(numbers_n), 3)), numbers_n)
-        found.append(math.sqrt(2.0) * float(floor_nc.max()))
-    return max(found)
+    if not (floor >= 0.0 and math.isfinite(floor)):
+        raise ValueError(f"floor must be an error (eV/A), not {floor!r}")
+    return max(*found, math.sqrt(2.0) * floor)
 
 
 class NoveltyMap(NamedTuple):

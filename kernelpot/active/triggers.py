@@ -10,8 +10,6 @@ from ase import Atoms
 from kernelpot.active.records import Verdict
 from kernelpot.active.thresholds import Band
 from kernelpot.active.unphysical import Limits, Sanity
-from kernelpot.conventions import Float
-from kernelpot.uncertainty.recalibration import Recalibration
 
 __all__ = ["Watch"]
 
@@ -31,10 +29,11 @@ class Watch:
     novelty : Band
         Thresholds of the largest novelty of an atom.
     error : Band
-        Thresholds of the largest expected error of a force, eV/angstrom: root mean square of the
-        three components of an atom's standard deviations, calibrated where that is given.
-    calibration : Recalibration | None
-        What makes expected errors of standard deviations; None leaves them as they are.
+        Thresholds of the largest uncertainty of a force, eV/angstrom: root mean square of the
+        three components of an atom.
+    uncertainty : str
+        Which: "forces_error", the errors to be expected as calibrated, or "forces_std", standard
+        deviations of the posterior.
     limits : Limits
         What is unphysical.
     cooldown : int
@@ -47,7 +46,7 @@ class Watch:
     std_near : float
         Part of the lower threshold of novelty from which on standard deviations are looked at.
     std_gap : int
-        Least steps between two evaluations.
+        Least steps between two evaluations near that threshold: each costs as much as fifty steps.
 
     Attributes
     ----------
@@ -72,17 +71,21 @@ class Watch:
         *,
         novelty: Band = _NEVER,
         error: Band = _NEVER,
-        calibration: Recalibration | None = None,
+        uncertainty: str = "forces_error",
         limits: Limits = _NOTHING,
         cooldown: int = 20,
         leap: float = 1.5,
         std_every: int = 0,
         std_near: float = 0.5,
-        std_gap: int = 10,
+        std_gap: int = 50,
     ):
         for name, band in (("novelty", novelty), ("error", error)):
             if not 0.0 < band.lower <= band.upper:
                 raise ValueError(f"{name}: 0 < lower <= upper must hold, but the band is {band!r}")
+        if uncertainty not in ("forces_error", "forces_std"):
+            raise ValueError(
+                f'uncertainty must be "forces_error" or "forces_std", not {uncertainty!r}'
+            )
         if cooldown < 0 or std_every < 0 or std_gap < 1 or not (std_near >= 0.0 and leap >= 1.0):
             raise ValueError(
                 "cooldown and std_every must not be negative, std_gap and leap be at least 1 and"
@@ -90,7 +93,7 @@ class Watch:
                 f" {std_near!r}"
             )
         self.novelty, self.error = novelty, error
-        self.calibration, self.limits = calibration, limits
+        self.uncertainty, self.limits = uncertainty, limits
         self.cooldown, self.leap = cooldown, leap
         self.std_every, self.std_near, self.std_gap = std_every, std_near, std_gap
         self._sanity = Sanity(limits)
@@ -148,34 +151,16 @@ class Watch:
         if self._std_is_due(step, score):
             self.n_std += 1
             self._last_std = step
-            error = float(
-                np.sqrt(np.mean(self.expected_error(atoms) ** 2, axis=1)).max(initial=0.0)
-            )
+            std_nc = atoms.calc.get_property(self.uncertainty, atoms)
+            error = math.sqrt(float(np.mean(std_nc**2, axis=1).max(initial=0.0)))
             if not error / self.error.lower < score:
-                score, reason = error / self.error.lower, "forces_std"
+                score, reason = error / self.error.lower, self.uncertainty
             over = over or error > self.error.upper
         return score, reason, over
 
     def _std_is_due(self, step: int, score: float) -> bool:
-        if not math.isfinite(self.error.lower) or step - self._last_std < self.std_gap:
+        if not math.isfinite(self.error.lower):
             return False
+        since = step - self._last_std
         near = score >= self.std_near and math.isfinite(self.novelty.lower)
-        return near or (self.std_every > 0 and step - self._last_std >= self.std_every)
-
-    def expected_error(self, atoms: Atoms) -> Float:
-        """Expected errors of the forces, by the calculator's standard deviations.
-
-        Parameters
-        ----------
-        atoms : Atoms
-            With a calculator that has ``forces_std``.
-
-        Returns
-        -------
-        Float
-            Shape (n_atoms, 3), eV/angstrom.
-        """
-        std_nc = atoms.calc.get_property("forces_std", atoms)
-        if self.calibration is None:
-            return std_nc
-        return self.calibration.std("forces", std_nc, atoms.numbers)
+        return (near and since >= self.std_gap) or 0 < self.std_every <= since

@@ -17,8 +17,10 @@ from kernelpot.neighbours import PairList
 
 __all__ = ["Closest", "Limits", "Sanity", "Unphysical", "temperature_limit"]
 
-_SKIN = 0.5
-"""Pairs are searched anew when atoms have moved by half of it, angstrom."""
+_SKIN = 1.5
+"""Pairs are searched anew when an atom has moved by half of it, angstrom. A search takes as long as
+a hundred looks at the pairs, of which there are few at such short distances
+(``benchmarks/watch.py``)."""
 _FRAGMENTS_EVERY = 10
 """Steps from one look at the bonds to the next: none breaks in fewer."""
 
@@ -45,7 +47,7 @@ class Limits:
     temperature : float
         Highest, kelvin: `temperature_limit`.
     volume : float
-        Largest factor by which the volume may grow or shrink from that of the first step.
+        Largest factor by which the volume per atom may grow or shrink from that of the first step.
     lowest_energy : float
         Potential energy, eV/atom, below which only a hole of the model can be.
     drift : float
@@ -127,7 +129,7 @@ class Sanity:
     def __init__(self, limits: Limits):
         self.limits = limits
         closest = limits.closest
-        self._near = None
+        self._near = self._bonds = None
         if closest is not None and limits.near > 0.0:
             self._near = PairList(limits.near * float(closest.distance_zz.max()), skin=_SKIN)
         self.restart()
@@ -178,7 +180,9 @@ class Sanity:
         if energy < len(atoms) * limits.lowest_energy:
             return Unphysical("energy", True)
         total = energy + kinetic
-        volume = abs(float(np.linalg.det(atoms.cell.array))) if atoms.pbc.all() else math.nan
+        volume = math.nan
+        if atoms.pbc.all():
+            volume = abs(float(np.linalg.det(atoms.cell.array))) / len(atoms)
         if first:
             self._volume, self._total = volume, total
         if abs(total - self._total) > len(atoms) * limits.drift:
@@ -186,7 +190,7 @@ class Sanity:
         if volume > limits.volume * self._volume or self._volume > limits.volume * volume:
             return Unphysical("volume", True)
         if limits.stretch is not None and self._step % _FRAGMENTS_EVERY == 1:
-            n_fragments = _fragments(atoms, limits.stretch)
+            n_fragments = self._count_fragments(atoms, limits.stretch)
             if first:
                 self._fragments = n_fragments
             if n_fragments > self._fragments:
@@ -211,6 +215,18 @@ class Sanity:
             )
         return float((pairs.r_p / closest.distance_zz[z_p, other_p]).min())
 
+    def _count_fragments(self, atoms: Atoms, stretch: float) -> int:
+        """How many sets of atoms are not bonded to each other."""
+        reach_n = stretch * covalent_radii[atoms.numbers]
+        cutoff = 2.0 * float(reach_n.max())
+        if self._bonds is None or self._bonds.cutoff != cutoff:
+            self._bonds = PairList(cutoff, skin=_SKIN)
+        pairs = self._bonds.update(atoms.positions, atoms.cell.array, atoms.pbc)
+        bonded_p = pairs.r_p < reach_n[pairs.i_p] + reach_n[pairs.j_p]
+        i_p, j_p = pairs.i_p[bonded_p], pairs.j_p[bonded_p]
+        graph = scipy.sparse.coo_array((np.ones(len(i_p)), (i_p, j_p)), shape=(len(atoms),) * 2)
+        return int(scipy.sparse.csgraph.connected_components(graph, directed=False)[0])
+
     def _kinetic(self, atoms: Atoms) -> tuple[float, int]:
         momenta_nc = atoms.arrays.get("momenta")
         if momenta_nc is None:
@@ -218,18 +234,6 @@ class Sanity:
         square_n = np.einsum("nc,nc->n", momenta_nc, momenta_nc)
         n_free = atoms.get_number_of_degrees_of_freedom() if atoms.constraints else 3 * len(atoms)
         return 0.5 * float((square_n / atoms.get_masses()).sum()), max(n_free, 1)
-
-
-def _fragments(atoms: Atoms, stretch: float) -> int:
-    """How many sets of atoms are not bonded to each other."""
-    reach_n = stretch * covalent_radii[atoms.numbers]
-    pairs = PairList(2.0 * float(reach_n.max()), skin=0.0).update(
-        atoms.positions, atoms.cell.array, atoms.pbc
-    )
-    bonded_p = pairs.r_p < reach_n[pairs.i_p] + reach_n[pairs.j_p]
-    i_p, j_p = pairs.i_p[bonded_p], pairs.j_p[bonded_p]
-    graph = scipy.sparse.coo_array((np.ones(len(i_p)), (i_p, j_p)), shape=(len(atoms),) * 2)
-    return int(scipy.sparse.csgraph.connected_components(graph, directed=False)[0])
 
 
 def _symbols(numbers: Int | list[int]) -> str:
