@@ -1,0 +1,166 @@
+"""What is thought of a structure on the way: a `Watch` is called at every step of an explorer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from ase import Atoms
+
+from kernelpot.active.records import Verdict
+from kernelpot.active.thresholds import Band
+from kernelpot.active.unphysical import Limits, Sanity
+
+__all__ = ["Watch"]
+
+_NOTHING = Limits()
+_NEVER = Band()
+
+
+class Watch:
+    """Says of each structure whether it is unphysical, unsure, or neither.
+
+    The novelty that comes with every call of the calculator is looked at in every step. Standard
+    deviations of forces, which cost as much as many steps, are computed only in some: every so
+    many, and where novelty is on its way to its threshold.
+
+    Parameters
+    ----------
+    novelty : Band
+        Thresholds of the largest novelty of an atom.
+    error : Band
+        Thresholds of the largest uncertainty of a force, eV/angstrom: root mean square of the
+        three components of an atom.
+    uncertainty : str
+        Which: "forces_error", the errors to be expected as calibrated, or "forces_std", standard
+        deviations of the posterior.
+    limits : Limits
+        What is unphysical.
+    cooldown : int
+        Steps after a candidate in which there is no other: neighbouring frames say the same.
+    leap : float
+        But one whose score is so many times that of the last is, cooldown or not.
+    std_every : int
+        Steps from one evaluation of standard deviations to the next; 0 for none but near the
+        threshold of novelty.
+    std_near : float
+        Part of the lower threshold of novelty from which on standard deviations are looked at.
+    std_gap : int
+        Least steps between two evaluations near that threshold: each costs as much as fifty steps.
+
+    Attributes
+    ----------
+    n_steps : int
+        Structures looked at since the (re)start.
+    n_std : int
+        Evaluations of standard deviations among them.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range.
+
+    Notes
+    -----
+    One watch looks at one exploration at a time: call `restart` before the next. All it does
+    follows from the structures it has seen since.
+    """
+
+    def __init__(
+        self,
+        *,
+        novelty: Band = _NEVER,
+        error: Band = _NEVER,
+        uncertainty: str = "forces_error",
+        limits: Limits = _NOTHING,
+        cooldown: int = 20,
+        leap: float = 1.5,
+        std_every: int = 0,
+        std_near: float = 0.5,
+        std_gap: int = 50,
+    ):
+        for name, band in (("novelty", novelty), ("error", error)):
+            if not 0.0 < band.lower <= band.upper:
+                raise ValueError(f"{name}: 0 < lower <= upper must hold, but the band is {band!r}")
+        if uncertainty not in ("forces_error", "forces_std"):
+            raise ValueError(
+                f'uncertainty must be "forces_error" or "forces_std", not {uncertainty!r}'
+            )
+        if cooldown < 0 or std_every < 0 or std_gap < 1 or not (std_near >= 0.0 and leap >= 1.0):
+            raise ValueError(
+                "cooldown and std_every must not be negative, std_gap and leap be at least 1 and"
+                f" std_near at least 0; got {cooldown!r}, {std_every!r}, {std_gap!r}, {leap!r},"
+                f" {std_near!r}"
+            )
+        self.novelty, self.error = novelty, error
+        self.uncertainty, self.limits = uncertainty, limits
+        self.cooldown, self.leap = cooldown, leap
+        self.std_every, self.std_near, self.std_gap = std_every, std_near, std_gap
+        self._sanity = Sanity(limits)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was seen: another exploration begins."""
+        self.n_steps = self.n_std = 0
+        self._last_std = -math.inf
+        self._quiet_until, self._last_score = 0, 0.0
+        self._sanity.restart()
+
+    def __call__(self, atoms: Atoms) -> Verdict:
+        """Look at the next structure.
+
+        Parameters
+        ----------
+        atoms : Atoms
+            With a calculator whose results are those of this structure.
+
+        Returns
+        -------
+        Verdict
+            The score is the largest uncertainty over its lower threshold, NaN where none is known.
+
+        Raises
+        ------
+        ValueError
+            If the calculator has not computed energy and forces, or limits know shortest distances
+            but not those of a species that is there.
+        """
+        step, self.n_steps = self.n_steps, self.n_steps + 1
+        wrong = self._sanity.look(atoms)
+        if wrong is not None and wrong.reason == "not finite":
+            return Verdict(True, False, wrong.reason, math.nan)
+        score, reason, over = self._unsure(atoms, step)
+        unsure = score > 1.0
+        if wrong is not None:
+            return Verdict(True, wrong.worth_a_label or unsure, wrong.reason, score)
+        if over:
+            return Verdict(True, True, reason, score)
+        if not unsure or (step < self._quiet_until and score < self.leap * self._last_score):
+            return Verdict(False, False, "", score)
+        self._quiet_until, self._last_score = step + self.cooldown, score
+        return Verdict(False, True, reason, score)
+
+    def _unsure(self, atoms: Atoms, step: int) -> tuple[float, str, bool]:
+        """Score, what it is of, and whether an upper threshold is passed."""
+        score, reason, over = math.nan, "", False
+        novelty_n = atoms.calc.results.get("novelty")
+        if novelty_n is not None and len(novelty_n):
+            novelty = float(novelty_n.max())
+            score, reason = novelty / self.novelty.lower, "novelty"
+            over = novelty > self.novelty.upper
+        if self._std_is_due(step, score):
+            self.n_std += 1
+            self._last_std = step
+            std_nc = atoms.calc.get_property(self.uncertainty, atoms)
+            error = math.sqrt(float(np.mean(std_nc**2, axis=1).max(initial=0.0)))
+            if not error / self.error.lower < score:
+                score, reason = error / self.error.lower, self.uncertainty
+            over = over or error > self.error.upper
+        return score, reason, over
+
+    def _std_is_due(self, step: int, score: float) -> bool:
+        if not math.isfinite(self.error.lower):
+            return False
+        since = step - self._last_std
+        near = score >= self.std_near and math.isfinite(self.novelty.lower)
+        return (near and since >= self.std_gap) or 0 < self.std_every <= since
