@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from os import PathLike
 from typing import Any
 
@@ -177,33 +177,11 @@ class FittedPotential:
         if left_out:
             found = left_out_terms(self.fitted_, structures, self.doubts_, self.progress)
         else:
-            found = self._held_out_terms(structures)
+            found = self.errors_with_terms(structures)
         source = "leave-one-out" if left_out else "held-out"
         errors = errors_by_kind(structures, found)
         self.calibration_ = recalibrate(errors, self.reference_noise_, source)
         return self
-
-    def _held_out_terms(
-        self, structures: list[Structure]
-    ) -> list[dict[str, tuple[Float, VarianceTerms]]]:
-        """Errors, and what makes predictions uncertain."""
-        self.fitted_.posterior()  # says so where there is none
-        labelled = self.fitted_.shifts.to_reference(structures)
-        results = side_by_side(self._evaluate, structures)
-        tell = self.progress or say_nothing
-        found = []
-        for s, (one, (energy, forces_nc, stress_v, _)) in enumerate(
-            zip(labelled, results, strict=True)
-        ):
-            of = variances_of(self.predictor_, one, LABEL_KINDS, jackknife=True)
-            errors = {
-                "energy": np.array([energy - one.energy]),
-                "forces": forces_nc - one.forces_nc,
-                "stress": stress_v - one.stress_v,
-            }
-            found.append({kind: (errors[kind], of[kind]) for kind in LABEL_KINDS})
-            tell("calibration", s + 1, len(structures))
-        return found
 
     def sample(
         self,
@@ -337,6 +315,42 @@ class FittedPotential:
             parameters, self._descriptor, self.fitted_, self.training_summary_, self.calibration_
         )
         model_file.write(path, *pack(state))
+
+    # ---------------------------------------------------------------------- for other rooms
+
+    def errors_with_terms(
+        self, structures: Sequence[Structure]
+    ) -> list[dict[str, tuple[Float, VarianceTerms]]]:
+        """Errors on structures that the model was not fitted to, and what makes them likely.
+
+        Parameters
+        ----------
+        structures : Sequence[Structure]
+            With labels.
+
+        Returns
+        -------
+        list[dict[str, tuple[Float, VarianceTerms]]]
+            Of each by kind of label: prediction less label, and the terms: (1,), of the total
+            energy, (n_atoms, 3), (6,). Errors are NaN where there is no label.
+        """
+        self.fitted_.posterior()  # says so where there is none
+        labelled = self.fitted_.shifts.to_reference(structures)
+        results = side_by_side(self._evaluate, structures)
+        tell = self.progress or say_nothing
+        found = []
+        for s, (one, (energy, forces_nc, stress_v, _)) in enumerate(
+            zip(labelled, results, strict=True)
+        ):
+            terms = variances_of(self.predictor_, one, LABEL_KINDS, jackknife=True)
+            errors = {
+                "energy": np.array([energy - one.energy]),
+                "forces": forces_nc - one.forces_nc,
+                "stress": stress_v - one.stress_v,
+            }
+            found.append({kind: (errors[kind], terms[kind]) for kind in LABEL_KINDS})
+            tell("calibration", s + 1, len(structures))
+        return found
 
     # ---------------------------------------------------------------------- for the estimator
 

@@ -33,7 +33,7 @@ from kernelpot.neighbours import within
 from kernelpot.prior_variances import prior_variances, whole_descriptor
 from kernelpot.rows import Component, structure_rows
 
-__all__ = ["Process", "check_kinds", "covariance", "variance_terms"]
+__all__ = ["Process", "check_kinds", "covariance", "open_factors", "variance_terms"]
 
 
 class Process(NamedTuple):
@@ -121,6 +121,28 @@ def variance_terms(
     if "stress" in found:
         found["stress"] = found["stress"].scaled(1.0 / volume)
     return found
+
+
+def open_factors(process: Process, system: System, kinds: Collection[str]) -> Float:
+    """Rows whose products are what the data leave open of covariances, in the inducing span.
+
+    Parameters
+    ----------
+    process : Process
+        A fit.
+    system : System
+        Species and pairs of a structure.
+    kinds : Collection[str]
+        Of `OBSERVABLES`; "stress" stands for the derivatives of the energy by strain.
+
+    Returns
+    -------
+    Float
+        Shape (n_numbers, n_whitened), kind after kind: of several structures together they give
+        joint covariances without the square of their numbers.
+    """
+    kinds = [kind for kind in OBSERVABLES if kind in kinds]
+    return process.posterior.open_factors(_rows(process.components, system, kinds))
 
 
 def _rows(components: Sequence[Component], system: System, kinds: Sequence[str]) -> Float:

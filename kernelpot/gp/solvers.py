@@ -175,6 +175,21 @@ class Posterior(NamedTuple):
         covariance_rr = novelty_rr + open_rk @ open_rk.T
         return 0.5 * (covariance_rr + covariance_rr.T)
 
+    def open_factors(self, K_rm: Float) -> Float:
+        """phi R^-1: the products of its rows are what the data leave open.
+
+        Parameters
+        ----------
+        K_rm : Float
+            Covariances with the raw inducing variables, in units of delta^2.
+
+        Returns
+        -------
+        Float
+            Shape (n_rows, n_whitened).
+        """
+        return self._parts(K_rm)[1]
+
     def _parts(self, K_rm: Float) -> tuple[Float, Float]:
         """What the inducing variables know of the rows a priori, and what of it the data leave."""
         known_rk = self.whitening.whiten(K_rm)

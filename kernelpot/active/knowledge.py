@@ -1,0 +1,215 @@
+"""What is known so far: labels, the model that has learned them, and how wrong it was before."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from ase import Atoms
+
+from kernelpot.active.thresholds import NoveltyMap, fit_novelty_map
+from kernelpot.active.unphysical import Closest
+from kernelpot.calculator import Calculator
+from kernelpot.conventions import Float, VarianceTerms, as_int
+from kernelpot.data import Structure, structures_from_atoms
+from kernelpot.leave_out import left_out_terms
+from kernelpot.potential import KernelPotential
+from kernelpot.terms.repulsion import closest_distances
+from kernelpot.uncertainty.calibration_fit import errors_by_kind, recalibrate
+
+__all__ = ["Knowledge", "Learned", "Surprise"]
+
+_LEVEL = 0.9
+"""Of the intervals by which it is judged whether errors were foreseen."""
+
+
+class Surprise(NamedTuple):
+    """A structure as the model had expected it, before it learned its labels."""
+
+    error: float  # root mean square of the errors of the forces, eV/angstrom
+    expected: float  # of their standard deviations as calibrated
+    inside: float  # share of the forces within their 90 % intervals
+    energy_error: float  # eV/atom
+    energy_expected: float
+
+
+class Learned(NamedTuple):
+    """What became of new labels."""
+
+    how: str  # "fit", "update", or "nothing"
+    why: str
+    surprises: list[Surprise]  # of the new structures; none before the first fit
+    seconds: float
+
+
+class Knowledge:
+    """A model and what it has learned, step by step; the same labels give the same model.
+
+    Parameters
+    ----------
+    model : KernelPotential
+        Its parameters are used; it is not changed.
+    window : int
+        The last structures whose errors, from before they were learned, say how wide intervals are.
+
+    Attributes
+    ----------
+    model : KernelPotential
+        Fitted once there are labels.
+    images : list[Atoms]
+        All labels.
+    """
+
+    def __init__(self, model: KernelPotential, window: int = 40):
+        self._prototype = model
+        self._window = window
+        self.model = self._unfitted()
+        self.images: list[Atoms] = []
+        self._structures: list[Structure] = []
+        self._found: list[dict[str, tuple[Float, VarianceTerms]]] = []  # of the last structures
+        self._novelty: list[Float] = []  # of the atoms of structures with labels
+        self._error: list[Float] = []  # of the force on each
+        self._closest: Closest | None = None
+
+    def _unfitted(self) -> KernelPotential:
+        return KernelPotential(**self._prototype.get_params(deep=False))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there is a model."""
+        return hasattr(self.model, "fitted_")
+
+    def learn(self, new: Sequence[Atoms]) -> Learned:
+        """Learn labels: by an update, or by a fit to all where that is due.
+
+        Parameters
+        ----------
+        new : Sequence[Atoms]
+            Labelled structures.
+
+        Returns
+        -------
+        Learned
+            With what the model had expected of them.
+        """
+        started = time.perf_counter()
+        if not new:
+            return Learned("nothing", "no new labels", [], 0.0)
+        structures = structures_from_atoms(new, *self.model._labels())
+        surprises = self._look(new, structures) if self.fitted else []
+        self.images += new
+        self._structures += structures
+        self._see_distances(structures)
+        why = "the first labels"
+        if self.fitted:
+            unknown = {z for one in structures for z in one.numbers_n} - set(self.model.species_)
+            why = "new species" if unknown else self.model.schedule_.advice.refit
+        if why:
+            self.model = self._unfitted().fit(self.images)
+            self._recall()
+        else:
+            self.model.partial_fit(new, grow=True)
+        self._calibrate()
+        how = "fit" if why else "update"
+        why = why or f"{len(new)} new"
+        return Learned(how, why, surprises, time.perf_counter() - started)
+
+    def _look(self, new: Sequence[Atoms], structures: Sequence[Structure]) -> list[Surprise]:
+        """Errors from before the labels are learned."""
+        calculator = Calculator(self.model)
+        calibration, surprises = self.model.calibration_, []
+        for atoms, one, of_kind in zip(
+            new, structures, self.model.errors_with_terms(structures), strict=True
+        ):
+            self._found.append(of_kind)
+            error_nc, terms = of_kind["forces"]
+            known = np.isfinite(error_nc)
+            std_nc = calibration.std("forces", terms, one.numbers_n)
+            level_nc = calibration.level("forces", error_nc, terms, one.numbers_n)
+            energy_error, energy_terms = of_kind["energy"]
+            energy_std = calibration.std("energy", energy_terms, one.numbers_n)
+            surprises.append(
+                Surprise(
+                    _rms(error_nc[known]),
+                    _rms(std_nc[known]),
+                    float(np.mean(level_nc[known] <= _LEVEL)) if known.any() else np.nan,
+                    float(energy_error[0]) / one.n_atoms,
+                    float(energy_std[0]) / one.n_atoms,
+                )
+            )
+            if calculator.novelty and known.all():
+                self._novelty.append(calculator.get_property("novelty", atoms.copy()))
+                self._error.append(np.sqrt(np.mean(error_nc**2, axis=1)))
+        return surprises
+
+    def _recall(self) -> None:
+        """After a fit to all: what the last structures would have been without themselves."""
+        last = self._structures[-self._window :]
+        self._found = left_out_terms(self.model.fitted_, last, self.model.doubts_)
+        calculator = Calculator(self.model)
+        if not calculator.novelty:
+            return
+        # Novelty of structures that are in the fit says less than that of new ones: errors go with
+        # those that were measured before.
+        self._novelty = self._novelty[-self._window :]
+        self._error = self._error[-self._window :]
+
+    def _calibrate(self) -> None:
+        self._found = self._found[-self._window :]
+        last = self._structures[-len(self._found) :] if self._found else []
+        errors = errors_by_kind(last, self._found)
+        self.model.calibration_ = recalibrate(
+            errors, self.model.reference_noise_, "before learning"
+        )
+
+    def _see_distances(self, structures: Sequence[Structure]) -> None:
+        numbers = as_int(sorted({z for one in self._structures for z in one.numbers_n.tolist()}))
+        cutoff = 6.0
+        if self._closest is not None and np.array_equal(numbers, self._closest.numbers):
+            found_zz = closest_distances(structures, numbers, cutoff)
+            found_zz = np.minimum(found_zz, self._closest.distance_zz)
+        else:
+            found_zz = closest_distances(self._structures, numbers, cutoff)
+        self._closest = Closest(numbers, found_zz)
+
+    @property
+    def closest(self) -> Closest | None:
+        """Shortest distances in the labels."""
+        return self._closest
+
+    @property
+    def recent_errors(self) -> Float:
+        """Errors of forces of the last structures, from before they were learned, eV/angstrom."""
+        parts = [of_kind["forces"][0].ravel() for of_kind in self._found]
+        error_r = np.concatenate([np.zeros(0), *parts])
+        return error_r[np.isfinite(error_r)]
+
+    @property
+    def novelty_map(self) -> NoveltyMap:
+        """What error of the forces goes with a novelty."""
+        novelty_n = np.concatenate([np.zeros(0), *self._novelty[-self._window :]])
+        error_n = np.concatenate([np.zeros(0), *self._error[-self._window :]])
+        return fit_novelty_map(novelty_n, error_n)
+
+    @property
+    def least_error(self) -> float:
+        """Error of a force that the model is certain of, the largest among species, eV/angstrom."""
+        return max(one.floor for one in self.model.calibration_.kinds["forces"].values())
+
+    def fingerprint(self) -> str:
+        """Of the weights: by it two models are known to be the same to the bit.
+
+        Returns
+        -------
+        str
+            Sixteen hexadecimal digits.
+        """
+        weights_m = np.ascontiguousarray(self.model.fitted_.weights_m)
+        return hashlib.sha256(weights_m.tobytes()).hexdigest()[:16]
+
+
+def _rms(values: Float) -> float:
+    return float(np.sqrt(np.mean(values**2))) if values.size else float("nan")
