@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ase import Atoms
 
@@ -11,18 +12,19 @@ from kernelpot.active.journal import Entry
 from kernelpot.active.records import Label
 from kernelpot.active.structure_json import label_from_json, structure_from_json
 
-__all__ = ["History", "Round", "history_of"]
+__all__ = ["History", "Round"]
 
 
-class Round(NamedTuple):
+@dataclasses.dataclass
+class Round:
     """One turn of the loop; None for what has not come to pass yet."""
 
-    explored: dict[int, dict[str, Any]]  # by explorer
-    picked: list[dict[str, Any]] | None
-    labels: dict[int, Label]  # by place among the picked
-    learned: dict[str, Any] | None
-    final: dict[str, Any] | None  # the long run after it, where there was one
-    judged: dict[str, Any] | None
+    explored: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)  # by explorer
+    picked: list[dict[str, Any]] | None = None
+    labels: dict[int, Label] = dataclasses.field(default_factory=dict)  # by place among the picked
+    learned: dict[str, Any] | None = None
+    final: dict[str, Any] | None = None  # the long run after it, where there was one
+    judged: dict[str, Any] | None = None
 
     @property
     def structures(self) -> list[Atoms]:
@@ -36,60 +38,99 @@ class Round(NamedTuple):
         return [label.atoms for label in labels if label.atoms is not None]
 
 
-class History(NamedTuple):
-    """A run so far."""
-
-    settings: dict[str, Any] | None
-    rounds: list[Round]
-    ended: str  # why; "" for a run that has not ended
-
-    @property
-    def n_labels(self) -> int:
-        """Labels asked for and answered, those that failed among them."""
-        return sum(len(one.labels) for one in self.rounds)
-
-    @property
-    def seconds(self) -> float:
-        """That complete rounds took."""
-        return sum(one.judged["seconds"] for one in self.rounds if one.judged is not None)
-
-
-def history_of(entries: Iterable[Entry]) -> History:
-    """Read a run.
+class History:
+    """A run so far.
 
     Parameters
     ----------
     entries : Iterable[Entry]
         Of its journal.
 
-    Returns
-    -------
-    History
+    Attributes
+    ----------
+    settings : dict[str, Any] | None
+        Of the run; None before its first entry.
+    given : list[Atoms]
+        Labelled structures that it began with.
+    rounds : list[Round]
         Of what was begun twice, after an interruption, the second beginning counts.
+    ended : str
+        Why; "" for a run that has not ended.
     """
-    settings: dict[str, Any] | None = None
-    rounds: list[dict[str, Any]] = []
-    ended = ""
-    for entry in entries:
-        content = entry.content
-        if entry.kind == "settings":
-            settings = content
-        elif entry.kind == "ended":
-            ended = content["why"]
+
+    def __init__(self, entries: Iterable[Entry] = ()):
+        self.settings: dict[str, Any] | None = None
+        self.given: list[Atoms] = []
+        self.rounds: list[Round] = []
+        self.ended = ""
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: Entry) -> None:
+        """Take the next entry into account.
+
+        Parameters
+        ----------
+        entry : Entry
+            Of the journal; kinds that are not of the loop are passed over.
+        """
+        kind, content = entry.kind, entry.content
+        if kind == "settings":
+            self.settings = content
+            self.given = [structure_from_json(one) for one in content["given"]]
+        elif kind == "ended":
+            self.ended = content["why"]
         elif "round" in content:
-            while len(rounds) <= content["round"]:
-                rounds.append(
-                    {"explored": {}, "picked": None, "labels": {}, "learned": None, "final": None,
-                     "judged": None}
-                )  # fmt: skip
-            mine = rounds[content["round"]]
-            if entry.kind == "explored":
-                mine["explored"][content["explorer"]] = content
-            elif entry.kind == "picked":
-                mine["picked"] = content["structures"]
-            elif entry.kind == "label":
-                mine["labels"][content["place"]] = label_from_json(content)
-            elif entry.kind in ("learned", "final", "judged"):
-                mine[entry.kind] = content
-                ended = ""
-    return History(settings, [Round(**one) for one in rounds], ended)
+            self.ended = ""
+            mine = self.round(content["round"])
+            if kind == "explored":
+                mine.explored[content["explorer"]] = content
+            elif kind == "picked":
+                mine.picked = content["structures"]
+            elif kind == "label":
+                mine.labels[content["place"]] = label_from_json(content)
+            elif kind in ("learned", "final", "judged"):
+                setattr(mine, kind, content)
+
+    def round(self, number: int) -> Round:
+        """A round, which begins where it is not there yet.
+
+        Parameters
+        ----------
+        number : int
+            From 0.
+
+        Returns
+        -------
+        Round
+            As far as it has come.
+        """
+        while len(self.rounds) <= number:
+            self.rounds.append(Round())
+        return self.rounds[number]
+
+    def to_learn(self, number: int) -> list[Atoms]:
+        """Labels that a round has brought.
+
+        Parameters
+        ----------
+        number : int
+            Of the round.
+
+        Returns
+        -------
+        list[Atoms]
+            Those that did not fail; in the first round also those that the run began with.
+        """
+        mine = self.round(number).good
+        return mine if number else [*self.given, *mine]
+
+    @property
+    def labels(self) -> list[Label]:
+        """All that were asked for and answered, those that failed among them."""
+        return [one.labels[k] for one in self.rounds for k in sorted(one.labels)]
+
+    @property
+    def seconds(self) -> float:
+        """That complete rounds took."""
+        return sum(one.judged["seconds"] for one in self.rounds if one.judged is not None)

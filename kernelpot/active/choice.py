@@ -1,0 +1,139 @@
+"""Which candidates are labelled: a batch that tells most together, for its cost."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+from ase import Atoms
+
+from kernelpot.active.acquisition import Beside, pick_by_covariance, pick_by_factors
+from kernelpot.active.costs import fit_label_cost
+from kernelpot.active.records import Candidate, Label
+from kernelpot.active.scores import Law, violation_score, violations
+from kernelpot.calculator import Calculator
+from kernelpot.conventions import Float, System
+from kernelpot.neighbours import find_pairs
+from kernelpot.potential import KernelPotential
+from kernelpot.variances import open_factors
+
+__all__ = ["choose", "expected_error"]
+
+_DENSE = 1200
+"""Numbers of candidates up to which their joint covariance is computed with what the inducing
+variables do not see; beyond, since it takes the square, only what the data leave open counts."""
+_LEAST_NOISE = 1e-3
+"""eV/angstrom: labels of an oracle have none, but a fit to them does."""
+_ALWAYS = frozenset({"barrier", "given", "end", "too close", "energy", "volume", "fragments"})
+"""Reasons for which a candidate stays one whatever its expected error."""
+
+
+def expected_error(calculator: Calculator, atoms: Atoms) -> Float | None:
+    """Expected error of the force on each atom, root mean square of a component.
+
+    Parameters
+    ----------
+    calculator : Calculator
+        Of a calibrated model.
+    atoms : Atoms
+        Any structure.
+
+    Returns
+    -------
+    Float | None
+        Shape (n_atoms,), eV/angstrom; None of atoms that are no structure any more.
+    """
+    try:
+        error_nc = calculator.get_property("forces_error", atoms.copy())
+    except ValueError:
+        return None
+    return np.sqrt(np.mean(error_nc**2, axis=1))
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    model: KernelPotential,
+    n: int,
+    *,
+    threshold: float,
+    n_looked: int,
+    labels: Sequence[Label] = (),
+    laws: Sequence[Law] = (),
+) -> list[tuple[Candidate, float]]:
+    """Choose what is labelled.
+
+    Parameters
+    ----------
+    candidates : Sequence[Candidate]
+        That explorers have met.
+    model : KernelPotential
+        Fitted, with a posterior.
+    n : int
+        How many at most.
+    threshold : float
+        Expected error of a force above which a label is wanted, eV/angstrom.
+    n_looked : int
+        Candidates that are compared, those of the largest scores.
+    labels : Sequence[Label]
+        So far: what they cost says what others will.
+    laws : Sequence[Law]
+        What is known of the true potential: violations add to the scores.
+
+    Returns
+    -------
+    list[tuple[Candidate, float]]
+        With their scores as they are now, and what each tells beyond those before it, nats.
+    """
+    calculator = Calculator(model)
+    looked = []
+    for one in _largest(candidates, n_looked):
+        error_n = expected_error(calculator, one.atoms)
+        if error_n is None:
+            continue
+        score = float(error_n.max()) / threshold
+        if score > 1.0 or one.reason in _ALWAYS:
+            looked.append(one._replace(score=score))
+    if not looked or n < 1:
+        return []
+    images = [one.atoms for one in looked]
+    noise = max(model.reference_noise_["forces"], _LEAST_NOISE)
+    beside = _beside(images, calculator, labels, laws)
+    if 3 * sum(map(len, images)) <= _DENSE:
+        joint = model.predict(images, return_cov="forces").cov
+        picked = pick_by_covariance(joint.matrix, joint.structure_r, noise, n, beside=beside)
+    else:
+        factors = [_force_factors(model, atoms) for atoms in images]
+        picked = pick_by_factors(factors, noise, n, beside=beside)
+    told = zip(picked.picks, picked.information, strict=True)
+    return [(looked[k], float(information)) for k, information in told]
+
+
+def _largest(candidates: Sequence[Candidate], n: int) -> list[Candidate]:
+    """Those of the largest scores, in the order met; unknown scores count as large."""
+    score = np.nan_to_num([one.score for one in candidates], nan=np.inf, posinf=np.inf)
+    return [candidates[k] for k in np.sort(np.argsort(-score, kind="stable")[:n])]
+
+
+def _beside(
+    images: list[Atoms], calculator: Calculator, labels: Sequence[Label], laws: Sequence[Law]
+) -> Beside:
+    """Costs of labels, and laws that candidates violate."""
+    done = [one for one in labels if one.atoms is not None]
+    cost = fit_label_cost([len(one.atoms) for one in done], [one.seconds for one in done])
+    found = Beside(cost_s=cost.predict([len(atoms) for atoms in images]))
+    if not laws:
+        return found
+    with_calculator = [atoms.copy() for atoms in images]
+    for atoms in with_calculator:
+        atoms.calc = copy.copy(calculator)
+    tolerance, weight = [law.tolerance for law in laws], [law.weight for law in laws]
+    violation_sk = violations(laws, with_calculator)
+    return found._replace(violation_s=violation_score(violation_sk, tolerance, weight))
+
+
+def _force_factors(model: KernelPotential, atoms: Atoms) -> Float:
+    predictor = model.predictor_
+    pairs = find_pairs(atoms.positions, atoms.cell.array, atoms.pbc, predictor.cutoff)
+    system = System(predictor.species_of(atoms.numbers), pairs)
+    return open_factors(predictor.process, system, ["forces"])

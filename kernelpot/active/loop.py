@@ -1,0 +1,344 @@
+"""The loop at work: round after round, each step in the journal before the next begins."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+
+from kernelpot.active.choice import choose
+from kernelpot.active.explorers.protocol import Explorer, snapshot
+from kernelpot.active.explorers.static import Rattle
+from kernelpot.active.history import History
+from kernelpot.active.journal import Journal, JournalError
+from kernelpot.active.judging import Observable, coverage_of, criteria_of, final_scores, judged_by
+from kernelpot.active.knowledge import Knowledge, Learned
+from kernelpot.active.oracle import label_all
+from kernelpot.active.records import Candidate, Label
+from kernelpot.active.scores import Law
+from kernelpot.active.settings import LearnerSettings
+from kernelpot.active.stopping import Criterion, Decision, combine, label_budget, time_budget
+from kernelpot.active.structure_json import label_to_json, structure_from_json, structure_to_json
+from kernelpot.active.thresholds import Band, band_above, force_tolerance
+from kernelpot.active.triggers import Watch
+from kernelpot.active.unphysical import Limits, temperature_limit
+from kernelpot.calculator import Calculator
+from kernelpot.potential import KernelPotential
+
+__all__ = ["Loop", "Task", "Tell"]
+
+log = logging.getLogger("kernelpot")
+
+Tell = Callable[[str, dict[str, Any]], None]
+"""Called with the kind of each entry of the journal and its content, as it is written."""
+
+_STD_EVERY = 20
+"""Steps of an exploration from one look at the expected errors to the next."""
+_STD_GAP = 5
+"""And at least, where novelty is near its threshold."""
+_NOVELTY_UPPER = 4.0
+"""Ratio of the upper threshold of novelty to the lower one: errors decide, novelty warns."""
+_MAY_CHANGE = frozenset(
+    {"most_labels", "most_seconds", "n_parallel", "threads", "time_limit", "plateau_rounds",
+     "plateau", "coverage", "final_steps", "observable_tolerance"}
+)  # fmt: skip
+"""Settings with which a run may be resumed though they are others: when it ends, and how fast."""
+
+
+class Task(NamedTuple):
+    """What a run is about."""
+
+    model: KernelPotential
+    oracle: Any
+    start: list[Atoms]
+    explorers: list[Explorer]
+    settings: LearnerSettings
+    images: list[Atoms]
+    observable: Observable | None
+    laws: Sequence[Law]
+    executor: Executor | None
+    tell: Tell | None
+
+
+class Loop:
+    """A run, from the beginning or from where its journal ends.
+
+    Parameters
+    ----------
+    task : Task
+        What it is about.
+    journal : Journal
+        Open.
+
+    Attributes
+    ----------
+    history : History
+        What has happened.
+    knowledge : Knowledge
+        What is known.
+
+    Raises
+    ------
+    JournalError
+        If the journal is of a run with other settings.
+    """
+
+    def __init__(self, task: Task, journal: Journal):
+        self._task, self._journal, self._settings = task, journal, task.settings
+        self.history = History(journal.entries())
+        self.knowledge = Knowledge(task.model, task.settings.window)
+        self._check_settings()
+
+    def run(self) -> Decision:
+        """Turn until criteria are met or a budget is used up.
+
+        Returns
+        -------
+        Decision
+            Why it has ended.
+        """
+        number = 0
+        while not (decision := self._round(number)).stop:
+            number += 1
+        if not self.history.ended:
+            self._write("ended", {"why": decision.why})
+        return decision
+
+    # ------------------------------------------------------------------------------ a round
+
+    def _round(self, number: int) -> Decision:
+        """What is in the journal already is not done again."""
+        started = time.perf_counter()
+        is_last = number >= len(self.history.rounds) - 1
+        mine = self.history.round(number)
+        if mine.picked is None:
+            picked = self._explore(number) if self.knowledge.fitted else self._initial()
+            self._write(
+                "picked", {"round": number, "structures": [_pick_json(*one) for one in picked]}
+            )
+        self._label(number)
+        learned = self.knowledge.learn(self.history.to_learn(number))
+        if not self.knowledge.fitted:
+            raise RuntimeError(
+                "no label of the first round succeeded, so that there is nothing to learn; the"
+                f" first one failed with: {mine.labels[0].reason}"
+            )
+        fingerprint = self.knowledge.fingerprint()
+        if mine.learned is None:
+            self._write("learned", {"round": number, **_learned_json(learned, fingerprint)})
+            self._save()
+        elif mine.learned["fingerprint"] != fingerprint:
+            log.warning(
+                "the labels of round %d give another model than when they were learned: libraries"
+                " or the machine have changed. The run goes on with the new one",
+                number,
+            )
+        if mine.judged is not None and not (is_last and mine.judged["stop"]):
+            return Decision(False, "", tuple(Criterion(**one) for one in mine.judged["criteria"]))
+        # The last word of a run that has ended is spoken anew: its budgets may have been raised.
+        seconds = 0.0 if mine.judged is not None else time.perf_counter() - started
+        decision = self._judge(number, seconds)
+        if mine.judged is None:
+            seconds = time.perf_counter() - started
+            criteria = [one._asdict() for one in decision.criteria]
+            self._write(
+                "judged",
+                {"round": number, "stop": decision.stop, "why": decision.why,
+                 "criteria": criteria, "seconds": seconds},
+            )  # fmt: skip
+        return decision
+
+    def _initial(self) -> list[tuple[Candidate, float]]:
+        """The starts, and displaced copies of them."""
+        rng = np.random.default_rng([self._settings.random_state, 0])
+        maker = Rattle(
+            displacement=self._settings.displacement,
+            strain=self._settings.strain,
+            n=self._settings.n_initial,
+        )
+        found = []
+        for atoms in self._task.start:
+            found.append(Candidate(snapshot(atoms), "start", 0, "given", np.nan))
+            found += [
+                Candidate(made, maker.name, 0, "given", np.nan) for made in maker.make(atoms, rng)
+            ]
+        return [(one, np.nan) for one in found[: self._settings.most_labels]]
+
+    def _explore(self, number: int) -> list[tuple[Candidate, float]]:
+        calculator = Calculator(self.knowledge.model)
+        threshold = self._threshold()
+        candidates: list[Candidate] = []
+        for e, explorer in enumerate(self._task.explorers):
+            started = time.perf_counter()
+            found = explorer.explore(
+                calculator,
+                self._from(number, e),
+                self._watch(explorer, threshold),
+                np.random.default_rng([self._settings.random_state, number, e]),
+            )
+            candidates += found.candidates
+            judged = judged_by(found, calculator, self._settings.n_looked, self._task.observable)
+            self._write(
+                "explored",
+                {"round": number, "explorer": e, "name": explorer.name, "threshold": threshold,
+                 "seconds": time.perf_counter() - started, **judged},
+            )  # fmt: skip
+        return choose(
+            candidates,
+            self.knowledge.model,
+            min(self._settings.batch, self._settings.most_labels - len(self.history.labels)),
+            threshold=threshold,
+            n_looked=self._settings.n_candidates,
+            labels=self.history.labels,
+            laws=self._task.laws,
+        )
+
+    def _threshold(self) -> float:
+        """Expected error of a force from which on a structure is a candidate, eV/angstrom."""
+        return force_tolerance(
+            self._settings.tolerance,
+            errors=self.knowledge.recent_errors,
+            multiple=self._settings.multiple,
+            floor=self.knowledge.least_error,
+        )
+
+    def _from(self, number: int, e: int) -> Atoms:
+        """Where an explorer begins: where it came to in the last round, or at a start.
+
+        Every other time at a start: what has gone astray does not stay there.
+        """
+        starts = self._task.start
+        before = self.history.round(number - 1).explored.get(e) if number > 0 else None
+        if number % 2 == 0 or before is None or before["last"] is None:
+            return copy.deepcopy(starts[(number // 2) % len(starts)])
+        return structure_from_json(before["last"])
+
+    def _watch(self, explorer: Explorer, threshold: float) -> Watch:
+        novelty = Band()
+        if self.knowledge.model.predictor_.has_novelty:
+            lower = self.knowledge.novelty_map.threshold(threshold, np.inf)
+            novelty = band_above(lower, _NOVELTY_UPPER) if np.isfinite(lower) else novelty
+        return Watch(
+            novelty=novelty,
+            error=band_above(threshold, self._settings.upper),
+            limits=self._limits(explorer),
+            std_every=_STD_EVERY,
+            std_gap=_STD_GAP,
+        )
+
+    def _limits(self, explorer: Explorer) -> Limits:
+        temperature = np.inf
+        if hasattr(explorer, "temperature"):
+            least = min(len(atoms) for atoms in self._task.start)
+            temperature = temperature_limit(float(np.max(explorer.temperature)), least)
+        return Limits(closest=self.knowledge.closest, temperature=temperature)
+
+    # --------------------------------------------------------------------------- labels
+
+    def _label(self, number: int) -> None:
+        """Label what has no label yet; each is in the journal as soon as it is there."""
+        mine = self.history.round(number)
+        structures = mine.structures
+        missing = [k for k in range(len(structures)) if k not in mine.labels]
+
+        def record(place: int, label: Label) -> None:
+            where = {"round": number, "place": missing[place]}
+            self._write("label", {**where, **label_to_json(label)})
+
+        if missing:
+            label_all(
+                self._task.oracle,
+                [structures[k] for k in missing],
+                executor=self._task.executor,
+                n_parallel=self._settings.n_parallel,
+                time_limit=self._settings.time_limit,
+                threads=self._settings.threads,
+                tell=record,
+            )
+
+    # --------------------------------------------------------------------------- the end
+
+    def _judge(self, number: int, seconds: float) -> Decision:
+        settings, rounds = self._settings, self.history.rounds[: number + 1]
+        names = [one.name for one in self._task.explorers]
+        criteria = criteria_of(rounds, settings, names, self._task.observable is not None)
+        if settings.final_steps:
+            final = rounds[number].final
+            if final is None and all(one.met for one in criteria):
+                final = self._final_run(number)
+            criteria.append(coverage_of(final, settings))
+        budgets = [
+            label_budget(len(self.history.labels), settings.most_labels),
+            time_budget(self.history.seconds + seconds, settings.most_seconds),
+        ]
+        return combine(criteria, budgets)
+
+    def _final_run(self, number: int) -> dict[str, Any]:
+        """Long explorations that nothing but unphysical states ends."""
+        calculator = Calculator(self.knowledge.model)
+        threshold = self._threshold()
+        scores = []
+        for e, explorer in enumerate(self._task.explorers):
+            if not hasattr(explorer, "n_steps"):
+                continue
+            n_steps = self._settings.final_steps * explorer.n_steps
+            found = dataclasses.replace(explorer, n_steps=n_steps).explore(
+                calculator,
+                self._from(0, e),
+                Watch(limits=self._limits(explorer)),
+                np.random.default_rng([self._settings.random_state, number, e, 1]),
+            )
+            scores.append(final_scores(found, calculator, threshold))
+        final = {"round": number, "threshold": threshold, "scores": scores}
+        self._write("final", final)
+        return final
+
+    # --------------------------------------------------------------------------- the journal
+
+    def _write(self, kind: str, content: dict[str, Any]) -> None:
+        """Append an entry, and take note of it."""
+        self.history.add(self._journal.append(kind, content))
+        if self._task.tell is not None:
+            self._task.tell(kind, content)
+
+    def _check_settings(self) -> None:
+        """The settings of a run hold to its end, but for those that end it."""
+        mine = {
+            **dataclasses.asdict(self._settings),
+            "explorers": [repr(one) for one in self._task.explorers],
+            "model": repr(self._task.model),
+            "given": [structure_to_json(atoms) for atoms in self._task.images],
+        }
+        before = self.history.settings
+        if before is None:
+            self._write("settings", mine)
+            return
+        for name, value in mine.items():
+            if name not in _MAY_CHANGE and value != before.get(name):
+                was, now = (str(one)[:200] for one in (before.get(name), value))
+                raise JournalError(
+                    f"The run in {self._journal.folder} has another {name}: {was}, now {now}. Resume"
+                    " it with its own settings, or begin another run in another folder."
+                )
+
+    def _save(self) -> None:
+        """The model and the labels, for people and other programs."""
+        self.knowledge.model.save(self._journal.folder / "model.kpot")
+        self._journal.write_labels()
+
+
+def _pick_json(candidate: Candidate, told: float) -> dict[str, Any]:
+    kept = {**candidate._asdict(), "information": told}
+    return {"structure": structure_to_json(kept.pop("atoms")), **kept}
+
+
+def _learned_json(learned: Learned, fingerprint: str) -> dict[str, Any]:
+    surprises = [one._asdict() for one in learned.surprises]
+    return {**learned._asdict(), "surprises": surprises, "fingerprint": fingerprint}
