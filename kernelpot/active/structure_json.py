@@ -39,7 +39,11 @@ def structure_to_json(atoms: Atoms) -> dict[str, Any]:
         },
         "cell": _to_json(atoms.cell[:]),
         "pbc": [bool(p) for p in atoms.pbc],
-        "info": {k: _to_json(v) for k, v in atoms.info.items() if _storable(k) and _storable(v)},
+        "info": {
+            name: _to_json(value)
+            for name, value in atoms.info.items()
+            if isinstance(name, str) and _storable(value)
+        },
     }
     if np.any(atoms.get_celldisp()):
         record["celldisp"] = _to_json(atoms.get_celldisp())
