@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import zipfile
 from collections.abc import Iterator
 from os import PathLike
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernelpot.conventions import Settings
+from kernelpot.whole_files import check_json, replacing
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "ModelFileError", "read", "read_header", "write"]
 
@@ -68,18 +68,9 @@ def write(path: str | PathLike[str], header: Settings, arrays: dict[str, NDArray
         raise FileNotFoundError(f"There is no folder {target.parent}; make it to write {path}.")
     if target.is_dir():
         raise ModelFileError(f"{path} is a folder; name a file in it, such as model.kpot.")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "x+b") as file:
-            _write_members(file, text, arrays)
-            _seal(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
+    with replacing(target) as file:
+        _write_members(file, text, arrays)
+        _seal(file)
 
 
 def read(path: str | PathLike[str]) -> tuple[Settings, dict[str, NDArray[Any]]]:
@@ -138,25 +129,9 @@ def read_header(path: str | PathLike[str]) -> Settings:
 
 
 def _encode(header: Settings) -> bytes:
-    _check_json(header, "header")
+    check_json(header, "header", ModelFileError)
     record = {"format": FORMAT, "format_version": FORMAT_VERSION, "header": header}
     return json.dumps(record, indent=1).encode("ascii")
-
-
-def _check_json(value: Any, where: str) -> None:
-    """Refuse what JSON would change or cannot hold."""
-    if isinstance(value, dict):
-        for key, entry in value.items():
-            if not isinstance(key, str):
-                raise ModelFileError(f"{where} has the key {key!r}; keys must be strings.")
-            _check_json(entry, f"{where}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
-        for i, entry in enumerate(value):
-            _check_json(entry, f"{where}[{i}]")
-    elif not (value is None or isinstance(value, (str, bool, int, float))):
-        raise ModelFileError(
-            f"{where} is {type(value).__name__}; use JSON types (float(x), int(x), x.tolist())."
-        )
 
 
 def _storable(name: str, array: NDArray[Any]) -> NDArray[Any]:
@@ -196,16 +171,6 @@ def _digest(file: BinaryIO) -> bytes:
         digest.update(chunk)
         left -= len(chunk)
     return digest.hexdigest().encode("ascii")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name durable, where the system lets folders be synced."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ase import Atoms
 
-__all__ = ["Candidate", "Exploration", "Verdict"]
+__all__ = ["Candidate", "Exploration", "Label", "Verdict"]
 
 
 class Candidate(NamedTuple):
@@ -37,3 +37,11 @@ class Verdict(NamedTuple):
     unsure: bool  # whether it should become a candidate
     reason: str  # of either; "" where neither
     score: float  # largest uncertainty over its threshold
+
+
+class Label(NamedTuple):
+    """What became of a structure that was given to the oracle."""
+
+    atoms: Atoms | None  # with a SinglePointCalculator; None where it failed
+    reason: str  # of the failure, in a line; "" where there is none
+    seconds: float  # that it took
