@@ -324,8 +324,8 @@ class Loop:
             if name not in _MAY_CHANGE and value != before.get(name):
                 was, now = (str(one)[:200] for one in (before.get(name), value))
                 raise JournalError(
-                    f"The run in {self._journal.folder} has another {name}: {was}, now {now}. Resume"
-                    " it with its own settings, or begin another run in another folder."
+                    f"The run in {self._journal.folder} has another {name}: {was}, now {now}."
+                    " Resume it with its own settings, or begin another run in another folder."
                 )
 
     def _save(self) -> None:
