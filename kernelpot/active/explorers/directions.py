@@ -15,14 +15,15 @@ the largest are left out, and rigid motions with them, because J of these is zer
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.linalg
 from ase import Atoms
 from ase.calculators.calculator import Calculator as AseCalculator
 
+from kernelpot.active.explorers.barriers import band_of
 from kernelpot.active.explorers.protocol import (
     Track,
     Watcher,
@@ -39,10 +40,13 @@ from kernelpot.neighbours import find_pairs, within
 from kernelpot.prediction import Predictor
 from kernelpot.rows import centre_blocks
 
-__all__ = ["Growth", "UnsampledDirections", "growth_of", "unsampled_directions"]
+__all__ = ["Directions", "Growth", "UnsampledDirections", "growth_of", "unsampled_directions"]
 
 _BLOCK = 16
 """Centres whose derivatives are there at once."""
+_NO_CHANGE = 1e-12
+"""Squared derivatives of the features (1/angstrom^2) below this are rounding: no atom of a crystal
+with one atom in its cell changes them to first order."""
 
 
 class Directions(NamedTuple):
@@ -82,7 +86,8 @@ def unsampled_directions(
     Returns
     -------
     Directions
-        The least sampled first.
+        The least sampled first; none where no displacement changes the features to first order, by
+        symmetry.
 
     Raises
     ------
@@ -96,7 +101,10 @@ def unsampled_directions(
         )
     squares_gg, spread_gg = _metrics(predictor, atoms)
     values, vectors = np.linalg.eigh(squares_gg)
-    kept = values > least_singular_value**2 * values[-1]
+    amplitude_2 = sum(delta**2 for delta in predictor.process.delta_g)
+    kept = values > max(least_singular_value**2 * values[-1], _NO_CHANGE * amplitude_2)
+    if not kept.any():
+        return Directions(np.zeros((0, len(atoms), 3)), np.zeros(0))
     backwards_gk = vectors[:, kept] / np.sqrt(values[kept])  # V S^-1
     variance_k, w_kk = np.linalg.eigh(backwards_gk.T @ spread_gg @ backwards_gk)
     displacements_gk = backwards_gk @ w_kk
@@ -158,8 +166,6 @@ def growth_of(
     Growth
         Standard deviations are epistemic and not calibrated.
     """
-    from kernelpot.active.explorers.paths import band_of
-
     band = band_of(calculator, images)
     n_atoms = len(images[0])
     std, errors, energies = [], [], []
@@ -172,8 +178,7 @@ def growth_of(
             energies.append(truth.get_potential_energy())
     unknown = np.full(len(images), np.nan)
     moved = [
-        float(np.linalg.norm(b.positions - a.positions))
-        for a, b in zip(band.images[:-1], band.images[1:], strict=True)
+        float(np.linalg.norm(b.positions - a.positions)) for a, b in itertools.pairwise(band.images)
     ]
     true_energies = np.array(energies) - energies[0] if energies else unknown
     return Growth(
@@ -295,7 +300,8 @@ class UnsampledDirections:
             with track.explosions_caught():
                 self._follow(moving_copy(start), calculator, first_nc, track, images)
             said.append(self._said(calculator, images, found.variance_k[k], track))
-        note = f"{self.name}: {'; '.join(said)}"
+        words = "; ".join(said) or "none changes the features, by symmetry: rattle the start first"
+        note = f"{self.name}: {words}"
         return track.exploration(note, ended="")._replace(last=moving_copy(start))
 
     def _follow(

@@ -23,15 +23,15 @@ from kernelpot.active.records import Exploration
 from kernelpot.calculator import Calculator
 from kernelpot.dynamics import BAROSTAT_TIME, THERMOSTAT_TIME, thermalise
 
-__all__ = ["CellRescaling", "Dynamics", "automatic_timestep"]
+__all__ = ["CellRescaling", "Dynamics", "automatic_timestep", "degrees_of_freedom"]
 
 _PROTON_STEP = 0.5
 """Time step for hydrogen, fs: a twentieth of the period of its fastest vibration."""
 _LONGEST_STEP = 2.0
 """In fs, however heavy the atoms."""
 _PROTON_MASS = 1.008
-_LARGEST_STRAIN = 0.1
-"""Of the logarithm of the volume in one step."""
+_LARGEST_STRAIN = 0.3
+"""Relative change of the volume in one step that is no step any more."""
 _COLD = 1e-3
 """Kinetic temperature (K) below which atoms that come with momenta are taken for at rest."""
 
@@ -144,6 +144,7 @@ class Dynamics:
             _set_in_motion(atoms, temperature[0], n_free, rng)
         integrator = self._integrator(atoms, temperature[0], n_free, rng)
         track = Track(self.name, watch, n_frames=self.n_frames, spacing=self.spacing)
+        track.last = moving_copy(start)
         with track.explosions_caught():
             for step in range(self.n_steps + 1):
                 if track.look(atoms).stop or step == self.n_steps:
@@ -264,7 +265,7 @@ class CellRescaling(Bussi):
         Raises
         ------
         ValueError
-            If the volume changes by more than a tenth at once.
+            If the volume changes by more than three tenths at once.
         """
         self.scale_velocities()
         atoms = self.atoms
@@ -333,9 +334,7 @@ def degrees_of_freedom(atoms: Atoms) -> int:
     return max(3 * len(atoms) - whole, 0)
 
 
-def _set_in_motion(
-    atoms: Atoms, temperature: float, n_free: int, rng: np.random.Generator
-) -> None:
+def _set_in_motion(atoms: Atoms, temperature: float, n_free: int, rng: np.random.Generator) -> None:
     """Draw momenta, without drift and rotation of the whole."""
     thermalise(atoms, temperature, int(rng.integers(2**63)))
     if not atoms.constraints:

@@ -14,6 +14,7 @@ from ase.mep import NEB
 from ase.optimize import BFGS, FIRE
 from ase.optimize.optimize import Optimizer
 
+from kernelpot.active.explorers.barriers import Band, band_of
 from kernelpot.active.explorers.protocol import (
     Track,
     Watcher,
@@ -24,11 +25,8 @@ from kernelpot.active.explorers.protocol import (
 )
 from kernelpot.active.records import Exploration, Verdict
 from kernelpot.calculator import Calculator
-from kernelpot.conventions import Covariance, Float
-from kernelpot.data import structures_from_atoms
-from kernelpot.structure_prediction import covariance_of
 
-__all__ = ["Band", "NudgedElasticBand", "Relaxation", "band_of"]
+__all__ = ["NudgedElasticBand", "Relaxation"]
 
 _OPTIMIZERS: dict[str, type[Optimizer]] = {"fire": FIRE, "bfgs": BFGS}
 _CLIMB_FROM = 5.0
@@ -123,6 +121,7 @@ class Relaxation:
         atoms.calc = calculator
         atoms.get_potential_energy()  # an error of the start is one of whoever gave it
         track = Track(self.name, watch, n_frames=self.n_frames, spacing=self.spacing)
+        track.last = moving_copy(start)
         with track.explosions_caught():
             _relax(self, atoms, track)
         return track.exploration(self.name)
@@ -136,89 +135,10 @@ def _relax(settings: Relaxation, atoms: Atoms, track: Track, *, keep: bool = Tru
     optimizer = _OPTIMIZERS[settings.optimizer](moved, logfile=None)
     for converged in optimizer.irun(fmax=settings.fmax, steps=settings.n_steps):
         verdict = track.look(atoms, keep=keep)
-        if verdict.stop:
+        if verdict.stop or converged:
             return verdict
-    if not converged:
-        track.ended = f"forces are above {settings.fmax:g} eV/A yet"
+    track.ended = f"forces are above {settings.fmax:g} eV/A yet"
     return verdict
-
-
-class Band(NamedTuple):
-    """What a model says of a path over a barrier."""
-
-    energies: Float  # of each image, less that of the first, eV
-    energies_std: Float  # posterior standard deviations of these differences, eV
-    barrier: float  # of the highest image, from the first, eV
-    barrier_std: float  # from the joint covariance of the two, eV
-    reverse: float  # of the highest image, from the last, eV
-    reverse_std: float
-    saddle: int  # place of the highest image
-    images: list[Atoms]
-    cov: Covariance  # of the energies of all images
-
-    @property
-    def order(self) -> list[int]:
-        """Images by how much a label would reduce the variance of the barrier, the most first.
-
-        A label of image i takes cov(barrier, E_i)^2 / var(E_i) off the variance.
-        """
-        matrix = self.cov.matrix
-        shared_i = matrix[self.saddle] - matrix[0]
-        variance_i = np.maximum(np.diag(matrix), 1e-300)
-        return np.argsort(-(shared_i**2) / variance_i, kind="stable").tolist()
-
-
-def band_of(calculator: Calculator, images: Sequence[Atoms]) -> Band:
-    """Energies and barrier of a path, with what is not known of them.
-
-    Parameters
-    ----------
-    calculator : Calculator
-        Of a model that keeps its posterior.
-    images : Sequence[Atoms]
-        From one end to the other, two at least.
-
-    Returns
-    -------
-    Band
-        Standard deviations are epistemic, not calibrated, and those of the differences themselves:
-        what is unknown of all images alike cancels.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two images.
-    """
-    if len(images) < 2:
-        raise ValueError(f"a path has two images at least, not {len(images)}")
-    bare = [snapshot(atoms) for atoms in images]
-    energies = []
-    for atoms in bare:
-        probe = atoms.copy()
-        probe.calc = calculator
-        energies.append(probe.get_potential_energy())
-    energies = np.array(energies)
-    structures = structures_from_atoms(bare, labels="ignore")
-    cov = covariance_of(calculator.predictor, structures, ["energy"])
-    saddle = int(energies.argmax())
-
-    def std(i: int, j: int) -> float:
-        weights = np.zeros(len(bare))
-        weights[i] += 1.0
-        weights[j] -= 1.0
-        return cov.std(weights)
-
-    return Band(
-        energies - energies[0],
-        np.array([std(i, 0) for i in range(len(bare))]),
-        float(energies[saddle] - energies[0]),
-        std(saddle, 0),
-        float(energies[saddle] - energies[-1]),
-        std(saddle, len(bare) - 1),
-        saddle,
-        bare,
-        cov,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,7 +235,7 @@ class NudgedElasticBand:
             atoms.set_constraint(start.constraints)
             atoms.calc = copy.copy(calculator)
             atoms.get_potential_energy()  # an error of an end is one of whoever gave it
-        track = Track(self.name, watch)
+        track = Track(self.name, watch, spacing=0)  # images of one step do not push each other out
         seen: list[_Seen] = []
         with track.explosions_caught():
             if self.relax_ends:
@@ -355,8 +275,8 @@ class NudgedElasticBand:
     def _check_ends(self, first: Atoms, last: Atoms) -> None:
         if not np.array_equal(first.numbers, last.numbers):
             raise ValueError(
-                f"the ends of a path have the same atoms in the same order; start is {first.symbols}"
-                f" and final {last.symbols}"
+                "the ends of a path have the same atoms in the same order; start is"
+                f" {first.symbols} and final {last.symbols}"
             )
         if not np.array_equal(first.pbc, last.pbc) or not np.allclose(
             first.cell.array, last.cell.array, atol=1e-8
@@ -379,7 +299,7 @@ class NudgedElasticBand:
     def _run(self, images: list[Atoms], track: Track, seen: list[_Seen]) -> None:
         """Relax the band, then with the highest image climbing; ``seen`` is the last step."""
         neb = NEB(images, k=self.spring, method="improvedtangent")
-        left = self.n_steps
+        left, done = self.n_steps, False
         for fmax, climb in ((_CLIMB_FROM * self.fmax, False), (self.fmax, True)):
             neb.climb = climb
             optimizer = FIRE(neb, logfile=None)
@@ -391,8 +311,9 @@ class NudgedElasticBand:
                 ]
                 if any(image.verdict.stop for image in seen):
                     return
+                done = converged
             left -= optimizer.nsteps
-        if not converged:
+        if not done:
             track.ended = f"forces on the band are above {self.fmax:g} eV/A yet"
 
 

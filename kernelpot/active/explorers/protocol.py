@@ -114,7 +114,8 @@ class Track:
     n_steps : int
         Structures looked at.
     last : Atoms | None
-        The last one with which nothing was wrong, with its momenta and constraints.
+        The last one with which nothing was wrong, with its momenta and constraints; what it is set
+        to where there was none.
     ended : str
         Why the way came to its end before its planned one; empty where it did not.
     """
@@ -202,7 +203,8 @@ class Track:
             try:
                 yield
             except EXPLOSIONS as error:
-                self.ended = f"exploded: {str(error).splitlines()[0] if str(error) else error!r}"
+                lines = str(error).splitlines() or [type(error).__name__]
+                self.ended = f"exploded: {lines[0]}"
 
     def exploration(self, note: str, *, ended: str | None = None) -> Exploration:
         """What was met.

@@ -136,9 +136,7 @@ def _weighted_gradient(process: Process, weights_m: Float, system: System) -> Fl
     """Of the energy that these weights give, by the vectors of the pairs."""
     pairs = system.pairs
     gradient_pc = np.zeros((len(pairs.i_p), 3))
-    of_components = zip(
-        process.components, blocks_of(process.components, weights_m), strict=True
-    )
+    of_components = zip(process.components, blocks_of(process.components, weights_m), strict=True)
     for component, blocks in of_components:
         near, index_p = within(pairs, component.descriptor.cutoff)
         energies_n, unused_n = np.zeros((2, pairs.n_centres))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from ase import Atoms
@@ -25,7 +25,7 @@ from kernelpot.conventions import Float
 
 __all__ = ["Pool", "RandomStructures", "Rattle"]
 
-_TRIES = 200
+_TRIES = 100
 """Random places that are tried for an atom before atoms may come nearer."""
 _NEARER = 0.95
 """Factor on the least distances then."""
@@ -340,23 +340,15 @@ def _places(
     Where there is no room, distances shrink a little.
     """
     radii_n = covalent_radii[np.asarray(numbers_n)]
-    near = _near(cell_cc, periodic)
-    placed: list[Float] = []
+    placed_nc = np.empty((len(radii_n), 3))
     for n, radius in enumerate(radii_n):
         least_n = distance * (radii_n[:n] + radius)
-        tries = 0
-        while True:
-            place_c = rng.random(3) @ cell_cc
-            if not n or np.all(near(np.array(placed) - place_c) >= least_n):
-                break
-            tries += 1
-            if tries % _TRIES == 0:
-                least_n = _NEARER * least_n
-        placed.append(place_c)
-    return np.array(placed)
-
-
-def _near(cell_cc: Float, periodic: bool) -> Callable[[Float], Float]:
-    if not periodic:
-        return lambda D_nc: np.linalg.norm(D_nc, axis=1)
-    return lambda D_nc: find_mic(D_nc, cell_cc, pbc=True)[1]
+        good_t = np.zeros(0, dtype=bool)
+        while not good_t.any():
+            tried_tc = rng.random((_TRIES, 3)) @ cell_cc
+            D_tc = (placed_nc[None, :n] - tried_tc[:, None]).reshape(-1, 3)
+            r_t = find_mic(D_tc, cell_cc, pbc=True)[1] if periodic else np.linalg.norm(D_tc, axis=1)
+            good_t = np.all(r_t.reshape(_TRIES, n) >= least_n, axis=1)
+            least_n = _NEARER * least_n
+        placed_nc[n] = tried_tc[good_t.argmax()]
+    return placed_nc
