@@ -1,0 +1,1 @@
+"""Where structures come from: ways through the places where a model may be wrong."""
