@@ -21,8 +21,10 @@ from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
 __all__ = [
+    "RANK_TOLERANCE",
     "Fitted",
     "Solved",
+    "Streamed",
     "no_posterior",
     "predictive",
     "prior_widths",
@@ -31,7 +33,7 @@ __all__ = [
     "whitening_of",
 ]
 
-_RANK_TOLERANCE = 1e-10
+RANK_TOLERANCE = 1e-10
 """Inducing variables whose variance is, given the others, below this fraction are dependent."""
 
 
@@ -63,6 +65,19 @@ class Fitted(NamedTuple):
 
 class Solved(NamedTuple):
     """A posterior that is there already, behind the call that asks for it."""
+
+    posterior: Posterior
+
+    def __call__(self) -> Posterior:
+        """Give it."""
+        return self.posterior
+
+
+class Streamed(NamedTuple):
+    """A posterior that was carried from labels to labels: a model file keeps it.
+
+    `solve` gives the same to rounding, and to what the order of elimination changes.
+    """
 
     posterior: Posterior
 
@@ -191,4 +206,4 @@ def whitening_of(components: Sequence[Component]) -> Whitening:
         One block for each component and species.
     """
     blocks = (K_mm(group, one.zeta) for one in components for group in one.inducing)
-    return whiten_blocks(blocks, _RANK_TOLERANCE, overwrite=True)
+    return whiten_blocks(blocks, RANK_TOLERANCE, overwrite=True)

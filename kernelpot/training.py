@@ -351,7 +351,7 @@ def update(
     started = time.perf_counter()
     fitted.shifts.check(structures)
     triangles = add_rows(fitted.triangles, structures, fitted.known, tell)
-    noise = {label: _known_noise(label, fitted.noise) for label in triangles}
+    noise = {label: known_noise(label, fitted.noise) for label in triangles}
     fitted = fitted._replace(triangles=triangles, noise=noise)
     solved = solve(fitted)
     shift_k, weights_m = np.split(solved.weights(), [fitted.shifts.n_columns])
@@ -366,8 +366,21 @@ def update(
     )
 
 
-def _known_noise(label: LabelSet, noise: Mapping[LabelSet, float]) -> float:
-    """Of this set; of a source that the fit did not know, the mean of the others of its kind."""
+def known_noise(label: LabelSet, noise: Mapping[LabelSet, float]) -> float:
+    """Noise of this set; of a source that the fit did not know, the mean of the others of its kind.
+
+    Parameters
+    ----------
+    label : LabelSet
+        Of some labels.
+    noise : Mapping[LabelSet, float]
+        Factors on the assumed standard deviations that are known.
+
+    Returns
+    -------
+    float
+        Factor; 1 where nothing of the kind is known.
+    """
     if label in noise:
         return noise[label]
     alike = [math.log(factor) for other, factor in noise.items() if other.kind == label.kind]

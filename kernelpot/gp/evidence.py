@@ -196,6 +196,7 @@ def maximise(
     noise_l: Sequence[float | None],
     *,
     noise_range: Sequence[tuple[float, float]],
+    start: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> Hyperparameters:
     """Prior amplitudes and noise factors that make the labels most probable.
 
@@ -211,6 +212,8 @@ def maximise(
         Noise factors; None for those to be found.
     noise_range : Sequence[tuple[float, float]]
         Bounds of each set's noise factor.
+    start : tuple[Sequence[float], Sequence[float]] | None
+        Amplitudes and factors from which the search for the free ones begins; None for 1.
 
     Returns
     -------
@@ -222,8 +225,9 @@ def maximise(
     noise_free = np.array(
         [a is None and one.n_rows > 0 for a, one in zip(noise_l, grams, strict=True)], dtype=bool
     )
-    delta = as_float([1.0 if d is None else d for d in delta_g])
-    noise = as_float([1.0 if a is None else a for a in noise_l])
+    near_g, near_l = start or ([1.0] * len(delta_g), [1.0] * len(noise_l))
+    delta = as_float([b if d is None else d for d, b in zip(delta_g, near_g, strict=True)])
+    noise = as_float([b if a is None else a for a, b in zip(noise_l, near_l, strict=True)])
     bounds = [tuple(np.log(DELTA_RANGE))] * int(delta_free.sum())
     bounds += [
         tuple(np.log(limits)) for limits, free in zip(noise_range, noise_free, strict=True) if free

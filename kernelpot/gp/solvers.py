@@ -19,7 +19,7 @@ from kernelpot.gp.lapack import potrf, trsm
 from kernelpot.gp.triangles import Triangle
 from kernelpot.gp.whitening import BLOCK_ROWS, Whitening
 
-__all__ = ["Posterior", "cholesky", "posterior", "whitened_rows"]
+__all__ = ["Posterior", "cholesky", "posterior", "update", "whitened_rows"]
 
 
 def cholesky(A_kk: Float) -> Float:
@@ -169,6 +169,48 @@ def posterior(
     delta_k = whitening.spread(delta_b)
     R = np.zeros((n_k + 1, n_k + 1), order="F")
     np.fill_diagonal(R[:n_k, :n_k], 1.0 / delta_k)
+    nothing = Posterior(whitening, delta_k, R[:n_k, :n_k], np.zeros(n_k), 0.0, 0.0)
+    return _absorbed(nothing, 0.0, R, triangles, noise)
+
+
+def update(
+    posterior: Posterior, triangles: Sequence[Triangle], noise: Sequence[float]
+) -> Posterior:
+    """The posterior after more rows: some operations for each of these and each two weights.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        Of the rows so far.
+    triangles : Sequence[Triangle]
+        Statistics of sets of further rows, of the raw inducing variables.
+    noise : Sequence[float]
+        Factor on the standard deviations by which each set's rows were divided.
+
+    Returns
+    -------
+    Posterior
+        Of all rows.
+    """
+    n_k = posterior.whitening.n_whitened
+    R = np.zeros((n_k + 1, n_k + 1), order="F")
+    R[:n_k, :n_k] = posterior.R_kk
+    R[:n_k, n_k] = posterior.R_kk @ posterior.w_k
+    R[n_k, n_k] = math.sqrt(-2.0 * posterior.data_fit)
+    known = _log_size(posterior.R_kk, posterior.delta_k)
+    return _absorbed(posterior, known, R, triangles, noise)
+
+
+def _absorbed(
+    before: Posterior,
+    known: float,
+    R: Float,
+    triangles: Sequence[Triangle],
+    noise: Sequence[float],
+) -> Posterior:
+    """The posterior after more rows; of those before, the `_log_size` and the whole triangle."""
+    whitening, delta_k = before.whitening, before.delta_k
+    n_k = whitening.n_whitened
     for triangle, factor in zip(triangles, noise, strict=True):
         R = absorb(R, whitened_rows(triangle, whitening, factor))
     R_kk = np.asfortranarray(R[:n_k, :n_k])
@@ -178,9 +220,14 @@ def posterior(
         triangle.log_noise + triangle.n_rows * math.log(factor)
         for triangle, factor in zip(triangles, noise, strict=True)
     )
-    log_det = 2.0 * float(np.sum(np.log(delta_k * np.abs(np.diag(R_kk))))) + 2.0 * log_noise
-    occam = -0.5 * (log_det + n_rows * math.log(2.0 * math.pi))
+    log_det = 2.0 * (_log_size(R_kk, delta_k) - known) + 2.0 * log_noise
+    occam = before.occam - 0.5 * (log_det + n_rows * math.log(2.0 * math.pi))
     return Posterior(whitening, delta_k, R_kk, w_k, -0.5 * float(R[n_k, n_k]) ** 2, occam)
+
+
+def _log_size(R_kk: Float, delta_k: Float) -> float:
+    """Logarithm of the determinant, in units of that of the prior."""
+    return float(np.sum(np.log(delta_k * np.abs(np.diag(R_kk)))))
 
 
 def whitened_rows(triangle: Triangle, whitening: Whitening, noise: float = 1.0) -> Float:

@@ -1,0 +1,358 @@
+"""A fit that grows: new structures bring inducing variables of their own, and no old one is needed.
+
+The statistics of old rows get columns for the new variables by interpolation, the posterior gets
+their prior (`gp.growth`); then both absorb the new rows. A step costs some operations for each new
+row, or new variable, and each two weights, however many labels there are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from kernelpot.conventions import Float, Int, Progress, as_int
+from kernelpot.data import Structure
+from kernelpot.descriptors.protocol import block_of, is_linear
+from kernelpot.fitted import (
+    RANK_TOLERANCE,
+    Fitted,
+    Solved,
+    Streamed,
+    prior_widths,
+    solve_rows,
+    whitening_of,
+)
+from kernelpot.gp.covariances import K_ab, K_mm
+from kernelpot.gp.growth import Added, Candidates, extend, extend_posterior, extend_triangle
+from kernelpot.gp.inducing import Inducing, merge, singular_tangents
+from kernelpot.gp.nuisance import put_in_front
+from kernelpot.gp.solvers import Posterior, update
+from kernelpot.gp.whitening import WhiteningBlock
+from kernelpot.hyperparameters import COARSE, most_probable
+from kernelpot.label_rows import add_rows
+from kernelpot.options import ComponentOptions, Options, effective_noise
+from kernelpot.reduction import SAMPLE, more_axes
+from kernelpot.rows import Component
+from kernelpot.selection import system_of
+from kernelpot.sources import SHIFT_PRIOR
+from kernelpot.terms.repulsion import CoreRepulsion, closest_distances, repulsion_from
+from kernelpot.training import known_noise
+from kernelpot.training_data import in_order, join_sets
+
+__all__ = ["NOVEL", "Surprise", "absorb_labels", "grow", "tune"]
+
+log = logging.getLogger("kernelpot")
+
+NOVEL = 1e-4
+"""Open part of the prior variance of a local energy above which an environment is new."""
+
+_SPARE_TANGENTS = 2
+"""Tangents from which each of those that are added is chosen."""
+
+
+class Surprise(NamedTuple):
+    """How far new labels were from what was expected of them."""
+
+    n_structures: int
+    n_rows: int
+    chi_squared: float  # (y - mean)^T covariance^-1 (y - mean) of all rows together
+
+
+class _Choice(NamedTuple):
+    """Environments of one block of centres, of which some may become inducing ones."""
+
+    component: Component
+    options: ComponentOptions
+    place_n: Int  # structure and atom, (number, 2)
+    candidates: Candidates
+    share: float  # of the component in the prior variance of a local energy
+
+    @property
+    def open_n(self) -> Float:
+        """Share of that variance which the inducing variables leave open."""
+        return self.share * self.candidates.variance_n
+
+
+def grow(
+    fitted: Fitted,
+    structures: Sequence[Structure],
+    options: Options,
+    n_environments: int,
+    threshold: float = NOVEL,
+) -> Fitted:
+    """Add inducing variables that new structures need, and learn nothing of their labels yet.
+
+    Environments are taken one by one, each that of the largest variance given all inducing
+    variables that are there, its own tangents among them. Where they have parts outside of the
+    descriptor's principal axes, it gets further axes. Atoms that come nearer than any before take
+    that range from the core repulsion.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        A sparse fit; unchanged.
+    structures : Sequence[Structure]
+        New ones, of species that it knows.
+    options : Options
+        Settings: number and threshold of tangents, what the axes may leave out.
+    n_environments : int
+        At most this many, of all components and species together.
+    threshold : float
+        Open part of the prior variance of a local energy below which an environment is known.
+
+    Returns
+    -------
+    Fitted
+        The same weights, and others for the new variables, of which the data say nothing so far.
+
+    Raises
+    ------
+    ValueError
+        If it keeps no posterior.
+    """
+    posterior = fitted.posterior()
+    fitted = fitted._replace(repulsion=_withdrawn(fitted, structures))
+    n_front = fitted.shifts.n_columns
+    blocks = iter(posterior.whitening.blocks[int(n_front > 0) :])
+    total = sum(d**2 for d, c in zip(fitted.delta_g, fitted.components, strict=True) if _grows(c))
+    components, choices = [], []
+    first = n_front
+    for component, delta, one in zip(
+        fitted.components, fitted.delta_g, options.components, strict=True
+    ):
+        mine = list(itertools.islice(blocks, len(component.inducing)))
+        of_blocks: list[_Choice] = []
+        if _grows(component):
+            share = delta**2 / total
+            component, of_blocks = _candidates(
+                component, one, mine, first, share, structures, options, threshold
+            )
+        components.append(component)
+        choices.append(of_blocks)
+        first += component.n_columns
+    _take(
+        [c for of_blocks in choices for c in of_blocks],
+        structures,
+        options,
+        n_environments,
+        threshold,
+    )
+
+    added_b = [Added(np.zeros((n_front, 0)), np.zeros((0, 0)))] * int(n_front > 0)
+    for g, (component, of_blocks) in enumerate(zip(components, choices, strict=True)):
+        groups = []
+        for z, there in enumerate(component.inducing):
+            nothing = Inducing(there.Z_mq[:0], as_int([0]))
+            new = of_blocks[z].candidates.taken if of_blocks else nothing
+            groups.append(merge([there, new]))
+            added_b.append(Added(K_ab(there, new, component.zeta), K_mm(new, component.zeta)))
+        components[g] = component._replace(inducing=tuple(groups))
+    if not any(len(added.K_nn) for added in added_b):
+        return fitted
+    extension = extend(posterior.whitening, added_b, RANK_TOLERANCE)
+    wide = [SHIFT_PRIOR] if n_front else []
+    delta_b = prior_widths(components, fitted.delta_g, wide)
+    grown = fitted._replace(
+        components=tuple(components),
+        triangles={
+            label: extend_triangle(triangle, extension)
+            for label, triangle in fitted.triangles.items()
+        },
+    )
+    log.info("%d inducing variables more", sum(len(added.K_nn) for added in added_b))
+    return _with(grown, extend_posterior(posterior, extension, delta_b))
+
+
+def _grows(component: Component) -> bool:
+    """Whether it compares environments with inducing ones."""
+    return not is_linear(component.descriptor)
+
+
+def _withdrawn(fitted: Fitted, structures: Sequence[Structure]) -> CoreRepulsion | None:
+    """The core repulsion, zero on new structures too; on old ones it is so with smaller radii."""
+    old = fitted.repulsion
+    if old is None:
+        return None
+    numbers = as_int(fitted.components[0].descriptor.species)
+    cutoff = max(component.descriptor.cutoff for component in fitted.components)
+    new = repulsion_from(numbers, closest_distances(structures, numbers, cutoff))
+    if all(a <= b for a, b in zip(old.outer, new.outer, strict=True)):
+        return old
+    inner, outer = (
+        tuple(map(min, getattr(old, name), getattr(new, name))) for name in ("inner", "outer")
+    )
+    return CoreRepulsion(old.pairs, inner, outer)
+
+
+def _candidates(
+    component: Component,
+    options_of: ComponentOptions,
+    blocks: Sequence[WhiteningBlock],
+    first: int,
+    share: float,
+    structures: Sequence[Structure],
+    options: Options,
+    threshold: float,
+) -> tuple[Component, list[_Choice]]:
+    """New environments of one component, which gets the axes that they need."""
+    numbers_n = np.concatenate([s.numbers_n for s in structures])
+    place_n = np.array([(s, n) for s, one in enumerate(structures) for n in range(one.n_atoms)])
+    species_n = as_int(np.searchsorted(component.descriptor.species, numbers_n))
+
+    def compared(places: Sequence[Int]) -> list[_Choice]:
+        choices, column = [], first
+        for z, (group, block) in enumerate(zip(component.inducing, blocks, strict=True)):
+            x_nq = _features(component, structures, places[z])
+            candidates = Candidates(group, block, column, x_nq, component.zeta)
+            choices.append(_Choice(component, options_of, places[z], candidates, share))
+            column += len(group.Z_mq)
+        return choices
+
+    block_n = block_of(component.descriptor, species_n)
+    choices = compared([place_n[block_n == z] for z in range(len(blocks))])
+    new = [choice.place_n[choice.open_n > threshold] for choice in choices]
+    if not any(map(len, new)):
+        return component, []
+    every = np.concatenate(new)
+    z_of = {(s, n): z for (s, n), z in zip(map(tuple, place_n.tolist()), species_n, strict=True)}
+    species_of_new = np.array([z_of[tuple(place)] for place in every.tolist()])
+    bound, kept_q = more_axes(
+        structures,
+        component.descriptor,
+        [every[species_of_new == z][:SAMPLE] for z in range(len(component.descriptor.species))],
+        options.feature_tolerance,
+        options.room,
+    )
+    if bound is not component.descriptor:
+        groups = []
+        for group in component.inducing:
+            Z_mq = np.zeros((len(group.Z_mq), bound.n_features))
+            Z_mq[:, kept_q] = group.Z_mq
+            groups.append(group._replace(Z_mq=Z_mq))
+        component = component._replace(descriptor=bound, inducing=tuple(groups))
+    return component, compared(new)
+
+
+def _features(component: Component, structures: Sequence[Structure], place_n: Int) -> Float:
+    """Feature vectors of some environments, ordered by structure."""
+    bound = component.descriptor
+    x_nq = np.empty((len(place_n), bound.n_features))
+    for s in np.unique(place_n[:, 0]):
+        mine = place_n[:, 0] == s
+        x_nq[mine] = bound.features(system_of(bound, structures[s]), as_int(place_n[mine, 1]))[0]
+    return x_nq
+
+
+def _take(
+    choices: Sequence[_Choice],
+    structures: Sequence[Structure],
+    options: Options,
+    n_environments: int,
+    threshold: float,
+) -> None:
+    """Take environments with their tangents, the most open one first."""
+    for _ in range(n_environments):
+        best = max(choices, key=lambda one: one.open_n.max(initial=0.0), default=None)
+        if best is None or best.open_n.max(initial=0.0) <= threshold:
+            return
+        n = int(np.argmax(best.open_n))
+        s, centre = best.place_n[n]
+        bound, n_tangents = best.component.descriptor, best.options.n_tangents
+        J_pcq = bound.jacobian(system_of(bound, structures[s]), as_int([centre]))[1]
+        singular_t, tau_tq = singular_tangents(
+            J_pcq, _SPARE_TANGENTS * n_tangents, options.tangent_threshold
+        )
+        tangents_tq = singular_t[:, None] * tau_tq
+        best.candidates.take(n, tangents_tq, n_tangents, options.tangent_threshold)
+
+
+def _with(fitted: Fitted, posterior: Posterior) -> Fitted:
+    """The fit with another posterior of its weights."""
+    shift_k, weights_m = np.split(posterior.weights(), [fitted.shifts.n_columns])
+    return fitted._replace(
+        shifts=fitted.shifts.with_learned(shift_k),
+        weights_m=weights_m,
+        log_evidence=posterior.log_evidence,
+        data_fit=posterior.data_fit,
+        posterior=Streamed(posterior),
+    )
+
+
+def absorb_labels(
+    fitted: Fitted, structures: Sequence[Structure], progress: Progress
+) -> tuple[Fitted, Surprise]:
+    """Learn labels: the posterior and the statistics absorb their rows, nothing is solved anew.
+
+    The logarithm of the probability that the fit gave the new labels is the difference of the log
+    evidences, and its quadratic part that of the ``data_fit``.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        A sparse fit; unchanged.
+    structures : Sequence[Structure]
+        With labels.
+    progress : Progress
+        Told of the stage "rows".
+
+    Returns
+    -------
+    tuple[Fitted, Surprise]
+        The fit to old and new labels, and how far these were from what it expected.
+
+    Raises
+    ------
+    DataError
+        If a structure has an energy of a source that the fit does not know.
+    """
+    started = time.perf_counter()
+    fitted.shifts.check(structures)
+    new = add_rows({}, structures, fitted.known, progress)
+    triangles = in_order(join_sets(fitted.triangles, new))
+    noise = {label: known_noise(label, fitted.noise) for label in triangles}
+    effective = effective_noise(noise, fitted.force_priority)
+    posterior = update(fitted.posterior(), list(new.values()), [effective[label] for label in new])
+    surprise = Surprise(
+        len(structures),
+        sum(triangle.n_rows for triangle in new.values()),
+        2.0 * (fitted.data_fit - posterior.data_fit),
+    )
+    seconds = {**fitted.seconds, "update": time.perf_counter() - started}
+    fitted = fitted._replace(triangles=triangles, noise=noise, seconds=seconds)
+    return _with(fitted, posterior), surprise
+
+
+def tune(fitted: Fitted, options: Options) -> Fitted:
+    """Amplitudes and noise levels of the largest evidence, and the posterior solved with them.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        A sparse fit; unchanged.
+    options : Options
+        Settings: what is given and what is to be found.
+
+    Returns
+    -------
+    Fitted
+        With all that is free found anew, from where it was.
+    """
+    started = time.perf_counter()
+    wide = [SHIFT_PRIOR] if fitted.shifts.n_columns else []
+    whole_b = [is_linear(c.descriptor) for c in fitted.components for _ in c.inducing]
+    whitening = whitening_of(fitted.components)
+    coarse = put_in_front(fitted.shifts.n_columns, whitening.leading(COARSE, whole_b))
+    delta_g, noise = most_probable(
+        fitted.triangles, coarse, fitted.components, options, fitted.delta_g, fitted.noise, wide
+    )
+    effective = effective_noise(noise, fitted.force_priority)
+    whitening = put_in_front(fitted.shifts.n_columns, whitening)
+    posterior = solve_rows(fitted.triangles, whitening, fitted.components, delta_g, effective)
+    seconds = {**fitted.seconds, "hyperparameters": time.perf_counter() - started}
+    tuned = _with(fitted._replace(delta_g=delta_g, noise=noise, seconds=seconds), posterior)
+    return tuned._replace(posterior=Solved(posterior))
