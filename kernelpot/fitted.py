@@ -23,6 +23,7 @@ from kernelpot.terms.repulsion import CoreRepulsion
 __all__ = [
     "RANK_TOLERANCE",
     "Fitted",
+    "OpenRows",
     "Solved",
     "Streamed",
     "no_posterior",
@@ -31,10 +32,18 @@ __all__ = [
     "solve",
     "solve_rows",
     "whitening_of",
+    "with_posterior",
 ]
 
 RANK_TOLERANCE = 1e-10
 """Inducing variables whose variance is, given the others, below this fraction are dependent."""
+
+
+class OpenRows(NamedTuple):
+    """What the inducing variables leave open of some rows."""
+
+    n_rows: int
+    variance_g: tuple[float, ...]  # sums by component, in units of delta^2 and the assumed noise
 
 
 class Fitted(NamedTuple):
@@ -56,6 +65,7 @@ class Fitted(NamedTuple):
     posterior: Callable[[], Posterior]  # solved on demand where the fit comes from a file; of
     # the shifts, and then of the inducing variables
     seconds: dict[str, float]
+    open_rows: dict[LabelSet, OpenRows] | None = None  # of labels that were streamed
 
     @property
     def known(self) -> Known:
@@ -117,6 +127,32 @@ def solve(fitted: Fitted) -> Posterior:
     effective = effective_noise(fitted.noise, fitted.force_priority)
     whitening = put_in_front(fitted.shifts.n_columns, whitening_of(fitted.components))
     return solve_rows(fitted.triangles, whitening, fitted.components, fitted.delta_g, effective)
+
+
+def with_posterior(fitted: Fitted, posterior: Solved | Streamed) -> Fitted:
+    """The fit with a posterior of its weights.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        With the statistics and hyperparameters of the posterior.
+    posterior : Solved | Streamed
+        Of the shifts, and then of the inducing variables.
+
+    Returns
+    -------
+    Fitted
+        With its weights and its evidence.
+    """
+    solved = posterior()
+    shift_k, weights_m = np.split(solved.weights(), [fitted.shifts.n_columns])
+    return fitted._replace(
+        shifts=fitted.shifts.with_learned(shift_k),
+        weights_m=weights_m,
+        log_evidence=solved.log_evidence,
+        data_fit=solved.data_fit,
+        posterior=posterior,
+    )
 
 
 def predictive(fitted: Fitted) -> Posterior:

@@ -1,50 +1,41 @@
 """A fit that grows: new structures bring inducing variables of their own, and no old one is needed.
 
 The statistics of old rows get columns for the new variables by interpolation, the posterior gets
-their prior (`gp.growth`); then both absorb the new rows. A step costs some operations for each new
-row, or new variable, and each two weights, however many labels there are.
+their prior (`gp.growth`): some operations for each new variable and each two weights, however many
+labels there are. `streaming` lets both learn new labels.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import Float, Int, Progress, as_int
+from kernelpot.conventions import Float, Int, as_int
 from kernelpot.data import Structure
 from kernelpot.descriptors.protocol import block_of, is_linear
 from kernelpot.fitted import (
     RANK_TOLERANCE,
     Fitted,
-    Solved,
     Streamed,
     prior_widths,
-    solve_rows,
-    whitening_of,
+    with_posterior,
 )
 from kernelpot.gp.covariances import K_ab, K_mm
 from kernelpot.gp.growth import Added, Candidates, extend, extend_posterior, extend_triangle
 from kernelpot.gp.inducing import Inducing, merge, singular_tangents
-from kernelpot.gp.nuisance import put_in_front
-from kernelpot.gp.solvers import Posterior, update
 from kernelpot.gp.whitening import WhiteningBlock
-from kernelpot.hyperparameters import COARSE, most_probable
-from kernelpot.label_rows import add_rows
-from kernelpot.options import ComponentOptions, Options, effective_noise
+from kernelpot.options import ComponentOptions, Options
 from kernelpot.reduction import SAMPLE, more_axes
 from kernelpot.rows import Component
 from kernelpot.selection import system_of
 from kernelpot.sources import SHIFT_PRIOR
 from kernelpot.terms.repulsion import CoreRepulsion, closest_distances, repulsion_from
-from kernelpot.training import known_noise
-from kernelpot.training_data import in_order, join_sets
 
-__all__ = ["NOVEL", "Surprise", "absorb_labels", "grow", "tune"]
+__all__ = ["NOVEL", "grow"]
 
 log = logging.getLogger("kernelpot")
 
@@ -53,14 +44,6 @@ NOVEL = 1e-4
 
 _SPARE_TANGENTS = 2
 """Tangents from which each of those that are added is chosen."""
-
-
-class Surprise(NamedTuple):
-    """How far new labels were from what was expected of them."""
-
-    n_structures: int
-    n_rows: int
-    chi_squared: float  # (y - mean)^T covariance^-1 (y - mean) of all rows together
 
 
 class _Choice(NamedTuple):
@@ -165,7 +148,7 @@ def grow(
         },
     )
     log.info("%d inducing variables more", sum(len(added.K_nn) for added in added_b))
-    return _with(grown, extend_posterior(posterior, extension, delta_b))
+    return with_posterior(grown, Streamed(extend_posterior(posterior, extension, delta_b)))
 
 
 def _grows(component: Component) -> bool:
@@ -269,90 +252,3 @@ def _take(
         )
         tangents_tq = singular_t[:, None] * tau_tq
         best.candidates.take(n, tangents_tq, n_tangents, options.tangent_threshold)
-
-
-def _with(fitted: Fitted, posterior: Posterior) -> Fitted:
-    """The fit with another posterior of its weights."""
-    shift_k, weights_m = np.split(posterior.weights(), [fitted.shifts.n_columns])
-    return fitted._replace(
-        shifts=fitted.shifts.with_learned(shift_k),
-        weights_m=weights_m,
-        log_evidence=posterior.log_evidence,
-        data_fit=posterior.data_fit,
-        posterior=Streamed(posterior),
-    )
-
-
-def absorb_labels(
-    fitted: Fitted, structures: Sequence[Structure], progress: Progress
-) -> tuple[Fitted, Surprise]:
-    """Learn labels: the posterior and the statistics absorb their rows, nothing is solved anew.
-
-    The logarithm of the probability that the fit gave the new labels is the difference of the log
-    evidences, and its quadratic part that of the ``data_fit``.
-
-    Parameters
-    ----------
-    fitted : Fitted
-        A sparse fit; unchanged.
-    structures : Sequence[Structure]
-        With labels.
-    progress : Progress
-        Told of the stage "rows".
-
-    Returns
-    -------
-    tuple[Fitted, Surprise]
-        The fit to old and new labels, and how far these were from what it expected.
-
-    Raises
-    ------
-    DataError
-        If a structure has an energy of a source that the fit does not know.
-    """
-    started = time.perf_counter()
-    fitted.shifts.check(structures)
-    new = add_rows({}, structures, fitted.known, progress)
-    triangles = in_order(join_sets(fitted.triangles, new))
-    noise = {label: known_noise(label, fitted.noise) for label in triangles}
-    effective = effective_noise(noise, fitted.force_priority)
-    posterior = update(fitted.posterior(), list(new.values()), [effective[label] for label in new])
-    surprise = Surprise(
-        len(structures),
-        sum(triangle.n_rows for triangle in new.values()),
-        2.0 * (fitted.data_fit - posterior.data_fit),
-    )
-    seconds = {**fitted.seconds, "update": time.perf_counter() - started}
-    fitted = fitted._replace(triangles=triangles, noise=noise, seconds=seconds)
-    return _with(fitted, posterior), surprise
-
-
-def tune(fitted: Fitted, options: Options) -> Fitted:
-    """Amplitudes and noise levels of the largest evidence, and the posterior solved with them.
-
-    Parameters
-    ----------
-    fitted : Fitted
-        A sparse fit; unchanged.
-    options : Options
-        Settings: what is given and what is to be found.
-
-    Returns
-    -------
-    Fitted
-        With all that is free found anew, from where it was.
-    """
-    started = time.perf_counter()
-    wide = [SHIFT_PRIOR] if fitted.shifts.n_columns else []
-    whole_b = [is_linear(c.descriptor) for c in fitted.components for _ in c.inducing]
-    whitening = whitening_of(fitted.components)
-    coarse = put_in_front(fitted.shifts.n_columns, whitening.leading(COARSE, whole_b))
-    delta_g, noise = most_probable(
-        fitted.triangles, coarse, fitted.components, options, fitted.delta_g, fitted.noise, wide
-    )
-    effective = effective_noise(noise, fitted.force_priority)
-    whitening = put_in_front(fitted.shifts.n_columns, whitening)
-    posterior = solve_rows(fitted.triangles, whitening, fitted.components, delta_g, effective)
-    seconds = {**fitted.seconds, "hyperparameters": time.perf_counter() - started}
-    tuned = _with(fitted._replace(delta_g=delta_g, noise=noise, seconds=seconds), posterior)
-    return tuned._replace(posterior=Solved(posterior))

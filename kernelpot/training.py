@@ -25,6 +25,7 @@ from kernelpot.fitted import (
     solve,
     solve_rows,
     whitening_of,
+    with_posterior,
 )
 from kernelpot.folds import folds_of
 from kernelpot.full_basis import fit_full_basis
@@ -353,17 +354,9 @@ def update(
     triangles = add_rows(fitted.triangles, structures, fitted.known, tell)
     noise = {label: known_noise(label, fitted.noise) for label in triangles}
     fitted = fitted._replace(triangles=triangles, noise=noise)
-    solved = solve(fitted)
-    shift_k, weights_m = np.split(solved.weights(), [fitted.shifts.n_columns])
+    solved = Solved(solve(fitted))
     seconds = {**fitted.seconds, "update": time.perf_counter() - started}
-    return fitted._replace(
-        shifts=fitted.shifts.with_learned(shift_k),
-        weights_m=weights_m,
-        log_evidence=solved.log_evidence,
-        data_fit=solved.data_fit,
-        posterior=Solved(solved),
-        seconds=seconds,
-    )
+    return with_posterior(fitted._replace(seconds=seconds), solved)
 
 
 def known_noise(label: LabelSet, noise: Mapping[LabelSet, float]) -> float:

@@ -100,7 +100,7 @@ class Posterior(NamedTuple):
 
         def some(first: int) -> None:
             rows = slice(first, first + BLOCK_ROWS)
-            known_rk, open_rk = self._parts(K_rm[rows])
+            known_rk, open_rk = self.parts(K_rm[rows])
             novelty_r = np.maximum(prior_r[rows] - np.sum(known_rk**2, axis=1), 0.0)
             variance_r[rows] = novelty_r + np.sum(open_rk**2, axis=1)
 
@@ -122,14 +122,26 @@ class Posterior(NamedTuple):
         Float
             Shape (n_rows, n_rows), symmetric, with the variances of `variance` on its diagonal.
         """
-        known_rk, open_rk = self._parts(K_rm)
+        known_rk, open_rk = self.parts(K_rm)
         novelty_rr = prior_rr - known_rk @ known_rk.T
         np.fill_diagonal(novelty_rr, np.maximum(np.diag(novelty_rr), 0.0))
         covariance_rr = novelty_rr + open_rk @ open_rk.T
         return 0.5 * (covariance_rr + covariance_rr.T)
 
-    def _parts(self, K_rm: Float) -> tuple[Float, Float]:
-        """What the inducing variables know of the rows a priori, and what of it the data leave."""
+    def parts(self, K_rm: Float) -> tuple[Float, Float]:
+        """What the inducing variables know of the rows a priori, and what of it the data leave.
+
+        Parameters
+        ----------
+        K_rm : Float
+            Covariances of some rows with the raw inducing variables, in units of delta^2.
+
+        Returns
+        -------
+        tuple[Float, Float]
+            Whitened covariances, shape (n_rows, n_whitened), of which the squares add up to the
+            variances: phi delta, and phi R^-1.
+        """
         known_rk = self.whitening.whiten(K_rm)
         open_rk = known_rk.copy()
         trsm(self.R_kk, open_rk.T, upper=True)
