@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import Float, Int, as_int
+from kernelpot.conventions import Float, Int, Progress, as_int
 from kernelpot.data import Structure
 from kernelpot.descriptors.protocol import block_of, is_linear
 from kernelpot.fitted import (
@@ -31,16 +31,21 @@ from kernelpot.gp.whitening import WhiteningBlock
 from kernelpot.options import ComponentOptions, Options
 from kernelpot.reduction import SAMPLE, more_axes
 from kernelpot.rows import Component
-from kernelpot.selection import system_of
+from kernelpot.schedule import Schedule
+from kernelpot.selection import check_species, system_of
 from kernelpot.sources import SHIFT_PRIOR
+from kernelpot.streaming import absorb_labels, tune
 from kernelpot.terms.repulsion import CoreRepulsion, closest_distances, repulsion_from
 
-__all__ = ["NOVEL", "grow"]
+__all__ = ["MOST", "NOVEL", "grow", "learn_more"]
 
 log = logging.getLogger("kernelpot")
 
 NOVEL = 1e-4
 """Open part of the prior variance of a local energy above which an environment is new."""
+
+MOST = 4
+"""Environments that a new structure may add where nothing else is said."""
 
 _SPARE_TANGENTS = 2
 """Tangents from which each of those that are added is chosen."""
@@ -252,3 +257,51 @@ def _take(
         )
         tangents_tq = singular_t[:, None] * tau_tq
         best.candidates.take(n, tangents_tq, n_tangents, options.tangent_threshold)
+
+
+def learn_more(
+    fitted: Fitted,
+    structures: Sequence[Structure],
+    options: Options,
+    schedule: Schedule,
+    n_environments: int,
+    progress: Progress,
+) -> tuple[Fitted, Schedule]:
+    """Grow, learn the labels, and find hyperparameters anew where that is due.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        A sparse fit; unchanged.
+    structures : Sequence[Structure]
+        New ones with labels, of species that it knows.
+    options : Options
+        Settings.
+    schedule : Schedule
+        Of the structures before.
+    n_environments : int
+        New inducing environments at most.
+    progress : Progress
+        Told of the stage "rows".
+
+    Returns
+    -------
+    tuple[Fitted, Schedule]
+        The fit to all labels, and what happened when.
+
+    Raises
+    ------
+    DataError
+        If a structure has a species or an energy of a source that the fit does not know.
+    """
+    for structure in structures:
+        check_species(fitted.components[0].descriptor, structure)
+    fitted.shifts.check(structures)
+    grown = grow(fitted, structures, options, n_environments)
+    learned, surprises = absorb_labels(grown, structures, progress)
+    schedule = schedule.after(surprises)
+    why = schedule.advice.tune
+    if not why:
+        return learned, schedule
+    log.info("hyperparameters are found anew: %s", why)
+    return tune(learned, options), schedule.tuned(why)
