@@ -26,7 +26,7 @@ from kernelpot.fitted import (
 )
 from kernelpot.gp.covariances import K_ab, K_mm
 from kernelpot.gp.growth import Added, Candidates, extend, extend_posterior, extend_triangle
-from kernelpot.gp.inducing import Inducing, merge, singular_tangents
+from kernelpot.gp.inducing import VARIANCE_FLOOR, Inducing, merge, singular_tangents
 from kernelpot.gp.whitening import WhiteningBlock
 from kernelpot.options import ComponentOptions, Options
 from kernelpot.reduction import SAMPLE, more_axes
@@ -62,7 +62,7 @@ class _Choice(NamedTuple):
 
     @property
     def open_n(self) -> Float:
-        """Share of that variance which the inducing variables leave open."""
+        """Share of that variance which another inducing variable would tell."""
         return self.share * self.candidates.variance_n
 
 
@@ -203,7 +203,9 @@ def _candidates(
 
     block_n = block_of(component.descriptor, species_n)
     choices = compared([place_n[block_n == z] for z in range(len(blocks))])
-    new = [choice.place_n[choice.open_n > threshold] for choice in choices]
+    new = [
+        one.place_n[one.open_n + share * one.candidates.missing_n > threshold] for one in choices
+    ]
     if not any(map(len, new)):
         return component, []
     every = np.concatenate(new)
@@ -244,6 +246,7 @@ def _take(
     threshold: float,
 ) -> None:
     """Take environments with their tangents, the most open one first."""
+    threshold = max(threshold, VARIANCE_FLOOR)
     for _ in range(n_environments):
         best = max(choices, key=lambda one: one.open_n.max(initial=0.0), default=None)
         if best is None or best.open_n.max(initial=0.0) <= threshold:

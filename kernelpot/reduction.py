@@ -146,7 +146,9 @@ def _further(axes_kq: Float, moment_qq: Float, tolerance: float) -> Float:
     if left_out <= tolerance * total:
         return axes_kq
     new_kq = _axes(0.5 * (aside_qq + aside_qq.T), tolerance * total / left_out)
-    # Orthogonal to those that are there already, but for rounding.
+    # What they have along those that are there is rounding, of small eigenvalues no small one.
+    new_kq -= (new_kq @ axes_kq.T) @ axes_kq
+    new_kq = np.linalg.qr(new_kq.T)[0].T
     return np.ascontiguousarray(np.vstack([axes_kq, new_kq]))
 
 

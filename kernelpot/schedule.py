@@ -13,17 +13,19 @@ from kernelpot.streaming import Surprise
 
 __all__ = ["Advice", "Schedule"]
 
-_GROWTH = 2.0
-"""Factor in the number of structures after which everything is looked at anew: what is paid for
-each structure stays the same then, whatever it costs to look at all."""
+_REFIT = 2.0
+"""Factor in the number of structures after which a fit to all of them is due: what is paid for each
+structure stays the same then, though all are looked at."""
+_TUNE = 1.25
+"""The same for hyperparameters, which cost less to find."""
 _PAUSE = 1.1
-"""Factor before which hyperparameters are left alone, for the same reason."""
+"""Factor before which they are left alone, whatever labels say."""
 _FEWEST = 5
 """Structures by which surprise is judged."""
 _RECENT = 20
 """Most structures by which it is."""
 _SIGMAS = 3.0
-"""Standard errors beyond which labels do not agree with what was expected of them."""
+"""Standard errors by which labels have to be less probable than expected."""
 _MOST = 10.0
 """A structure counts for no more times its expectation: one outlier is no trend."""
 
@@ -39,8 +41,9 @@ class Schedule(NamedTuple):
     """How many structures were learned when, and how far the last ones surprised.
 
     Divided by the number of labels, chi^2 of a structure is 1 on average where noise levels and
-    amplitudes are right, above where the fit is too sure of itself, below where it is not enough.
-    The logarithm of the labels' probability falls short of its expectation by half of the excess.
+    amplitudes are right, and above where the fit is too sure of itself: the logarithm of their
+    probability falls short of its expectation by half of the excess. (Below, the labels are more
+    probable than expected: the prior variance of what is new is generous by itself.)
     """
 
     n_refit: int  # structures of the last fit to all of them
@@ -86,17 +89,15 @@ class Schedule(NamedTuple):
     def advice(self) -> Advice:
         """What is due."""
         tune = refit = ""
-        if self.n_structures >= _GROWTH * self.n_refit:
+        if self.n_structures >= _REFIT * self.n_refit:
             refit = f"{self.n_structures} structures, {self.n_refit} at the last fit to all"
-        if self.n_structures >= _GROWTH * self.n_tuned:
+        if self.n_structures >= _TUNE * self.n_tuned:
             tune = f"{self.n_structures} structures, {self.n_tuned} when they were found"
         elif self.n_structures >= _PAUSE * self.n_tuned and len(self.ratios) >= _FEWEST:
             ratios = np.minimum(self.ratios, _MOST)
             mean = float(ratios.mean())
-            # Of labels that are as expected the scatter is less than that of a few structures may
-            # show by chance; of others it is more than the expected one.
             error = float(ratios.std(ddof=1)) / math.sqrt(len(ratios))
-            if abs(mean - 1.0) > _SIGMAS * error:
+            if mean - 1.0 > _SIGMAS * error:
                 tune = (
                     f"labels of the last {len(ratios)} structures: chi^2 is {mean:.2f} +- "
                     f"{error:.2f} times its expectation"

@@ -29,7 +29,7 @@ from kernelpot.gp.householder import absorb
 from kernelpot.gp.inducing import Inducing, merge
 from kernelpot.gp.lapack import trsm
 from kernelpot.gp.solvers import Posterior
-from kernelpot.gp.triangles import Triangle
+from kernelpot.gp.triangles import Triangle, without_empty_rows
 from kernelpot.gp.whitening import Whitening, WhiteningBlock
 
 __all__ = ["Added", "Candidates", "Extension", "extend", "extend_posterior", "extend_triangle"]
@@ -150,8 +150,8 @@ def extend_triangle(triangle: Triangle, extension: Extension) -> Triangle:
     if len(there) and len(R) > first:
         rows = np.asfortranarray(R[first:, first:])
         reduced = absorb(np.zeros((0, rows.shape[1]), order="F"), rows)
-        R = np.asfortranarray(R[: first + len(reduced)])
-        R[first:, first:] = reduced
+        R = np.vstack([R[:first], np.pad(reduced, ((0, 0), (first, 0)))])
+        R = without_empty_rows(np.asfortranarray(R))
     return triangle._replace(R=R)
 
 
@@ -202,8 +202,11 @@ class Candidates:
     Attributes
     ----------
     variance_n : Float
-        Variance of each local energy, in units of that of a unit vector, given all inducing
-        variables that are there or were taken. What projected features leave out is open, too.
+        Variance of each local energy, as far as these features tell it, given all inducing
+        variables that are there or were taken.
+    missing_n : Float
+        What is left out where the vectors are shorter than unit vectors, because features are
+        projected: no inducing variable of these features tells it.
     """
 
     def __init__(self, there: Inducing, block: WhiteningBlock, first: int, x_nq: Float, zeta: int):
@@ -211,7 +214,9 @@ class Candidates:
         self._places_k = block.pivots_k - first
         self._each = Inducing(x_nq, as_int(np.arange(len(x_nq) + 1)))
         self._phi_kn = self._known(self._each)
-        self.variance_n = np.maximum(1.0 - np.sum(self._phi_kn**2, axis=0), 0.0)
+        prior_n = np.sum(x_nq**2, axis=1) ** zeta
+        self.missing_n = np.maximum(1.0 - prior_n, 0.0)
+        self.variance_n = np.maximum(prior_n - np.sum(self._phi_kn**2, axis=0), 0.0)
         # Of those taken: vectors, covariances with what is there (k) and with the candidates (n),
         # and the factor of their own, all given what came before.
         self._taken = Inducing(x_nq[:0], as_int([0]))
