@@ -21,19 +21,30 @@ from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 
 __all__ = [
+    "RANK_TOLERANCE",
     "Fitted",
+    "OpenRows",
     "Solved",
+    "Streamed",
     "no_posterior",
     "predictive",
     "prior_widths",
     "solve",
     "solve_rows",
     "whitening_of",
+    "with_posterior",
     "with_scores",
 ]
 
-_RANK_TOLERANCE = 1e-10
+RANK_TOLERANCE = 1e-10
 """Inducing variables whose variance is, given the others, below this fraction are dependent."""
+
+
+class OpenRows(NamedTuple):
+    """What the inducing variables leave open of some rows."""
+
+    n_rows: int
+    variance_g: tuple[float, ...]  # sums by component, in units of delta^2 and the assumed noise
 
 
 class Fitted(NamedTuple):
@@ -56,6 +67,7 @@ class Fitted(NamedTuple):
     # the shifts, and then of the inducing variables
     seconds: dict[str, float]
     scores_mj: Float | None = None  # of structures, for the jackknife; see `jackknife`
+    open_rows: dict[LabelSet, OpenRows] | None = None  # of labels that were streamed
 
     @property
     def known(self) -> Known:
@@ -65,6 +77,19 @@ class Fitted(NamedTuple):
 
 class Solved(NamedTuple):
     """A posterior that is there already, behind the call that asks for it."""
+
+    posterior: Posterior
+
+    def __call__(self) -> Posterior:
+        """Give it."""
+        return self.posterior
+
+
+class Streamed(NamedTuple):
+    """A posterior that was carried from labels to labels: a model file keeps it.
+
+    `solve` gives the same to rounding, and to what the order of elimination changes.
+    """
 
     posterior: Posterior
 
@@ -124,8 +149,35 @@ def with_scores(fitted: Fitted, scores_mj: Float | None) -> Fitted:
     """
     if scores_mj is None:
         return fitted
+    kind = type(fitted.posterior) if isinstance(fitted.posterior, Streamed) else Solved
     solved = fitted.posterior().with_scores(scores_mj)
-    return fitted._replace(scores_mj=scores_mj, posterior=Solved(solved))
+    return fitted._replace(scores_mj=scores_mj, posterior=kind(solved))
+
+
+def with_posterior(fitted: Fitted, posterior: Solved | Streamed) -> Fitted:
+    """The fit with a posterior of its weights.
+
+    Parameters
+    ----------
+    fitted : Fitted
+        With the statistics and hyperparameters of the posterior.
+    posterior : Solved | Streamed
+        Of the shifts, and then of the inducing variables.
+
+    Returns
+    -------
+    Fitted
+        With its weights and its evidence.
+    """
+    solved = posterior()
+    shift_k, weights_m = np.split(solved.weights(), [fitted.shifts.n_columns])
+    return fitted._replace(
+        shifts=fitted.shifts.with_learned(shift_k),
+        weights_m=weights_m,
+        log_evidence=solved.log_evidence,
+        data_fit=solved.data_fit,
+        posterior=posterior,
+    )
 
 
 def predictive(fitted: Fitted) -> Posterior:
@@ -215,4 +267,4 @@ def whitening_of(components: Sequence[Component]) -> Whitening:
         One block for each component and species.
     """
     blocks = (K_mm(group, one.zeta) for one in components for group in one.inducing)
-    return whiten_blocks(blocks, _RANK_TOLERANCE, overwrite=True)
+    return whiten_blocks(blocks, RANK_TOLERANCE, overwrite=True)

@@ -279,9 +279,16 @@ class FittedPotential:
         Raises
         ------
         ValueError
-            If a structure is not valid, or cannot have been in the fit.
+            If a structure is not valid, or cannot have been in the fit; or if the model grew, whose
+            statistics interpolate what earlier structures say of new inducing variables.
         """
         check_is_fitted(self, "fitted_")
+        if self.fitted_.open_rows is not None:
+            raise ValueError(
+                "the model grew by partial_fit(grow=...): what earlier structures say of its new "
+                "inducing variables is interpolated, so that none of them can be left out. Take "
+                "errors on structures before they are learned, or fit to all structures anew."
+            )
         structures = self._structures(images, labels="required")
         return leave_one_out(self.fitted_, structures, self.doubts_, self.progress)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -132,6 +132,7 @@ def add_rows(
     structures: Sequence[Structure],
     known: Known,
     tell: Progress,
+    see: Callable[[Structure, list[LabelRows]], None] | None = None,
 ) -> dict[LabelSet, Triangle]:
     """Absorb the rows of the structures into the triangle of each set of labels.
 
@@ -145,6 +146,8 @@ def add_rows(
         What the rows are about, and what is taken off the labels.
     tell : Progress
         Told of the stage "rows".
+    see : Callable[[Structure, list[LabelRows]], None] | None
+        Called with each structure and its rows.
 
     Returns
     -------
@@ -164,6 +167,8 @@ def add_rows(
     for done, found in enumerate(ahead(compute, structures, sizes, WAITING_ROWS)):
         for label, A_rm, y_r, sigma_r, _ in found:
             reducers[label].add(A_rm, y_r, sigma_r)
+        if see is not None:
+            see(structures[done], found)
         tell("rows", done + 1, len(structures))
     finished = {label: reducer.finish() for label, reducer in reducers.items()}
     return {label: triangle for label, triangle in finished.items() if triangle.n_rows}

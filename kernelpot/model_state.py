@@ -13,11 +13,13 @@ from kernelpot.descriptors._soap_bound import BoundSoap
 from kernelpot.descriptors.projected import ProjectedDescriptor
 from kernelpot.descriptors.protocol import BoundDescriptor, Descriptor, n_blocks
 from kernelpot.descriptors.shared import SharedCentres, shared_centres
-from kernelpot.fitted import Fitted, no_posterior, solve
+from kernelpot.fitted import Fitted, OpenRows, Streamed, no_posterior, prior_widths, solve
 from kernelpot.gp.inducing import Inducing
+from kernelpot.gp.solvers import Posterior
 from kernelpot.gp.triangles import Triangle
+from kernelpot.gp.whitening import Whitening, WhiteningBlock
 from kernelpot.rows import Component
-from kernelpot.sources import SourceShifts
+from kernelpot.sources import SHIFT_PRIOR, SourceShifts
 from kernelpot.terms.composition import CompositionBaseline
 from kernelpot.terms.repulsion import CoreRepulsion
 from kernelpot.uncertainty.recalibration import Recalibration
@@ -29,6 +31,7 @@ _ONE_SOURCE = {"reference": "", "sources": [], "species": [], "start": [], "lear
 _NONE = {"source": "none", "scales": []}
 """Nor of calibration."""
 _SCORES = "calibration/"
+_POSTERIOR = "posterior/"
 _UNITS = {"energy": "eV", "length": "angstrom", "stress": "eV/angstrom^3"}
 
 
@@ -87,6 +90,10 @@ def pack(state: State) -> tuple[Settings, dict[str, np.ndarray]]:
                 "noise": fitted.noise[label],
             }
         )
+        if fitted.open_rows and label in fitted.open_rows:
+            rows[-1]["open"] = list(fitted.open_rows[label])
+    if isinstance(fitted.posterior, Streamed):
+        arrays |= _posterior_arrays(fitted.posterior())
     header = {
         "parameters": state.parameters,
         "several_descriptors": several,
@@ -153,13 +160,16 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
     )
     weights_m = arrays["weights_m"]
     shifts = SourceShifts.from_settings(header.get("shifts", _ONE_SOURCE))
-    triangles, noise = {}, {}
+    triangles, noise, open_rows = {}, {}, {}
     for k, rows in enumerate(header["rows"]):
         label = LabelSet(rows["kind"], rows["source"])
         shape = (rows["n_reduced"], shifts.n_columns + len(weights_m) + 1)
         R = _trapezoid(arrays[f"triangles/{k}"], *shape)
         triangles[label] = Triangle(R, rows["n"], rows["log_noise"])
         noise[label] = rows["noise"]
+        if "open" in rows:
+            n_rows, variance_g = rows["open"]
+            open_rows[label] = OpenRows(n_rows, tuple(variance_g))
     repulsion = header["repulsion"]
     if repulsion is not None:
         repulsion = CoreRepulsion.from_settings(repulsion)
@@ -180,9 +190,15 @@ def unpack(header: Settings, arrays: dict[str, np.ndarray]) -> State:
         posterior=no_posterior,
         seconds=header["seconds"],
         scores_mj=arrays.get("scores_mj"),
+        open_rows=open_rows or None,
     )
     if triangles:
         fitted = fitted._replace(posterior=functools.partial(solve, fitted))
+    if f"{_POSTERIOR}w_k" in arrays:
+        posterior = _posterior(fitted, arrays)
+        if fitted.scores_mj is not None:
+            posterior = posterior.with_scores(fitted.scores_mj)
+        fitted = fitted._replace(posterior=Streamed(posterior))
     descriptor = descriptors if header["several_descriptors"] else descriptors[0]
     scores = {name.removeprefix(_SCORES): array for name, array in arrays.items()}
     calibration = Recalibration.from_settings(header.get("calibration", _NONE), scores)
@@ -221,6 +237,38 @@ def _bind(
     bound = descriptor.bind(species)
     bound = bound if mixing is None else bound.mixed(mixing)
     return shared_centres(bound if axes_z[0] is None else ProjectedDescriptor(bound, axes_z))
+
+
+def _posterior_arrays(posterior: Posterior) -> dict[str, np.ndarray]:
+    """A posterior that the statistics give to rounding only."""
+    arrays = {
+        f"{_POSTERIOR}w_k": posterior.w_k,
+        f"{_POSTERIOR}R_kk": _upper(posterior.R_kk),
+        f"{_POSTERIOR}evidence": np.array([posterior.data_fit, posterior.occam]),
+    }
+    for b, block in enumerate(posterior.whitening.blocks):
+        arrays[f"{_POSTERIOR}{b}/pivots_k"] = block.pivots_k
+        arrays[f"{_POSTERIOR}{b}/L_kk"] = _upper(block.L_kk.T)
+    return arrays
+
+
+def _posterior(fitted: Fitted, arrays: dict[str, np.ndarray]) -> Posterior:
+    """The posterior of these arrays."""
+    blocks, first = [], 0
+    while f"{_POSTERIOR}{len(blocks)}/pivots_k" in arrays:
+        name = f"{_POSTERIOR}{len(blocks)}"
+        pivots_k = as_int(arrays[f"{name}/pivots_k"])
+        n = len(pivots_k)
+        L_kk = _trapezoid(arrays[f"{name}/L_kk"], n, n).T  # in Fortran order
+        blocks.append(WhiteningBlock(pivots_k, slice(first, first + n), L_kk))
+        first += n
+    n_front = fitted.shifts.n_columns
+    whitening = Whitening(tuple(blocks), n_front + len(fitted.weights_m), first)
+    wide = [SHIFT_PRIOR] if n_front else []
+    delta_k = whitening.spread(prior_widths(fitted.components, fitted.delta_g, wide))
+    R_kk = np.asfortranarray(_trapezoid(arrays[f"{_POSTERIOR}R_kk"], first, first))
+    evidence = arrays[f"{_POSTERIOR}evidence"].tolist()
+    return Posterior(whitening, delta_k, R_kk, arrays[f"{_POSTERIOR}w_k"], *evidence)
 
 
 def _upper(R: Float) -> Float:

@@ -10,16 +10,17 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.linalg
 
-from kernelpot.conventions import Float, as_int
+from kernelpot.conventions import Float, Int, as_int
 from kernelpot.data import Structure
 from kernelpot.descriptors._soap_bound import BoundSoap
 from kernelpot.descriptors.projected import ProjectedDescriptor
 from kernelpot.descriptors.protocol import BoundDescriptor, is_linear
+from kernelpot.descriptors.shared import SharedCentres, shared_centres
 from kernelpot.memory import Room
 from kernelpot.rows import centres_at_once
 from kernelpot.selection import system_of
 
-__all__ = ["SAMPLE", "contract_density", "reduce_features", "samples"]
+__all__ = ["SAMPLE", "contract_density", "more_axes", "reduce_features", "samples"]
 
 log = logging.getLogger("kernelpot")
 
@@ -78,6 +79,77 @@ def reduce_features(
     log.info("%d of %d features are kept", kept, bound.n_features)
     # A projection that leaves out little costs more than it saves.
     return ProjectedDescriptor(bound, axes_z) if kept < 0.75 * bound.n_features else bound
+
+
+def more_axes(
+    structures: Sequence[Structure],
+    bound: BoundDescriptor,
+    places_z: Sequence[np.ndarray],
+    tolerance: float,
+    room: Room = _DEFAULT,
+) -> tuple[BoundDescriptor, Int]:
+    """A descriptor with further axes, for environments that have parts outside of those it has.
+
+    Products with vectors that have nothing along the new axes stay as they are.
+
+    Parameters
+    ----------
+    structures : Sequence[Structure]
+        New ones.
+    bound : BoundDescriptor
+        Of `reduce_features` and `shared_centres`.
+    places_z : Sequence[np.ndarray]
+        Structure and atom of the environments of each species that are to be seen, (number, 2).
+    tolerance : float
+        Share of the second moment of their features and derivatives that may be left out.
+    room : Room
+        Bounds the derivatives that are computed at once.
+
+    Returns
+    -------
+    tuple[BoundDescriptor, Int]
+        The one that was given where nothing is missing; and where its features are among those of
+        the other.
+    """
+    every = as_int(np.arange(bound.n_features))
+    shared = isinstance(bound, SharedCentres)
+    projected = bound.inner if shared else bound
+    if tolerance <= 0.0 or not isinstance(projected, ProjectedDescriptor):
+        return bound, every
+    inner = projected.inner
+    moments_z = [
+        _moment(structures, inner, place_n, room) if len(place_n) else None for place_n in places_z
+    ]
+    if shared:  # the axes are the same
+        seen = [moment_qq for moment_qq in moments_z if moment_qq is not None]
+        moments_z = [functools.reduce(np.add, seen)] * len(moments_z) if seen else moments_z
+    axes_z = [
+        axes_kq if moment_qq is None else _further(axes_kq, moment_qq, tolerance)
+        for axes_kq, moment_qq in zip(projected.axes_z, moments_z, strict=True)
+    ]
+    if all(new is old for new, old in zip(axes_z, projected.axes_z, strict=True)):
+        return bound, every
+    wider = ProjectedDescriptor(inner, axes_z)
+    log.info("%d instead of %d features are kept", wider.n_features, projected.n_features)
+    if not shared:
+        return wider, every
+    behind = every >= projected.n_features
+    return shared_centres(wider), every + behind * (wider.n_features - projected.n_features)
+
+
+def _further(axes_kq: Float, moment_qq: Float, tolerance: float) -> Float:
+    """These axes, and those of what they leave out of a moment; only these if that is little."""
+    total = float(np.trace(moment_qq))
+    aside_qq = moment_qq - axes_kq.T @ (axes_kq @ moment_qq)
+    aside_qq -= (aside_qq @ axes_kq.T) @ axes_kq
+    left_out = float(np.trace(aside_qq))
+    if left_out <= tolerance * total:
+        return axes_kq
+    new_kq = _axes(0.5 * (aside_qq + aside_qq.T), tolerance * total / left_out)
+    # What they have along those that are there is rounding, of small eigenvalues no small one.
+    new_kq -= (new_kq @ axes_kq.T) @ axes_kq
+    new_kq = np.linalg.qr(new_kq.T)[0].T
+    return np.ascontiguousarray(np.vstack([axes_kq, new_kq]))
 
 
 def contract_density(

@@ -33,6 +33,7 @@ from kernelpot.neighbours import find_pairs
 __all__ = [
     "BATCH",
     "candidates_of_each",
+    "check_species",
     "choose_inducing",
     "choose_sample",
     "quotas_of",
@@ -76,16 +77,34 @@ def system_of(descriptor: BoundDescriptor, structure: Structure) -> System:
     DataError
         If a species is not among the descriptor's.
     """
+    check_species(descriptor, structure)
+    pairs = find_pairs(
+        structure.positions_nc, structure.cell_cc, structure.pbc_c, descriptor.cutoff
+    )
+    return System(as_int(np.searchsorted(descriptor.species, structure.numbers_n)), pairs)
+
+
+def check_species(descriptor: BoundDescriptor, structure: Structure) -> None:
+    """Refuse a structure with a species that a descriptor does not know.
+
+    Parameters
+    ----------
+    descriptor : BoundDescriptor
+        Gives the list of species.
+    structure : Structure
+        Any.
+
+    Raises
+    ------
+    DataError
+        If a species is not among the descriptor's.
+    """
     unknown = set(structure.numbers_n.tolist()) - set(descriptor.species)
     if unknown:
         raise DataError(
             f"{structure.name} contains the atomic numbers {sorted(unknown)}, which the model does "
             f"not know (it knows {list(descriptor.species)}). Fit anew with all structures."
         )
-    pairs = find_pairs(
-        structure.positions_nc, structure.cell_cc, structure.pbc_c, descriptor.cutoff
-    )
-    return System(as_int(np.searchsorted(descriptor.species, structure.numbers_n)), pairs)
 
 
 def choose_sample(

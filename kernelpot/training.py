@@ -25,6 +25,7 @@ from kernelpot.fitted import (
     solve,
     solve_rows,
     whitening_of,
+    with_posterior,
 )
 from kernelpot.folds import folds_of
 from kernelpot.full_basis import fit_full_basis
@@ -351,23 +352,28 @@ def update(
     started = time.perf_counter()
     fitted.shifts.check(structures)
     triangles = add_rows(fitted.triangles, structures, fitted.known, tell)
-    noise = {label: _known_noise(label, fitted.noise) for label in triangles}
+    noise = {label: known_noise(label, fitted.noise) for label in triangles}
     fitted = fitted._replace(triangles=triangles, noise=noise)
-    solved = solve(fitted._replace(scores_mj=None))
-    shift_k, weights_m = np.split(solved.weights(), [fitted.shifts.n_columns])
+    solved = Solved(solve(fitted._replace(scores_mj=None)))
     seconds = {**fitted.seconds, "update": time.perf_counter() - started}
-    return fitted._replace(
-        shifts=fitted.shifts.with_learned(shift_k),
-        weights_m=weights_m,
-        log_evidence=solved.log_evidence,
-        data_fit=solved.data_fit,
-        posterior=Solved(solved),
-        seconds=seconds,
-    )
+    return with_posterior(fitted._replace(seconds=seconds), solved)
 
 
-def _known_noise(label: LabelSet, noise: Mapping[LabelSet, float]) -> float:
-    """Of this set; of a source that the fit did not know, the mean of the others of its kind."""
+def known_noise(label: LabelSet, noise: Mapping[LabelSet, float]) -> float:
+    """Noise of this set; of a source that the fit did not know, the mean of the others of its kind.
+
+    Parameters
+    ----------
+    label : LabelSet
+        Of some labels.
+    noise : Mapping[LabelSet, float]
+        Factors on the assumed standard deviations that are known.
+
+    Returns
+    -------
+    float
+        Factor; 1 where nothing of the kind is known.
+    """
     if label in noise:
         return noise[label]
     alike = [math.log(factor) for other, factor in noise.items() if other.kind == label.kind]

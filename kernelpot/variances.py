@@ -142,7 +142,7 @@ def open_factors(process: Process, system: System, kinds: Collection[str]) -> Fl
         joint covariances without the square of their numbers.
     """
     kinds = [kind for kind in OBSERVABLES if kind in kinds]
-    return process.posterior.open_factors(_rows(process.components, system, kinds))
+    return process.posterior.parts(_rows(process.components, system, kinds))[1]
 
 
 def _rows(components: Sequence[Component], system: System, kinds: Sequence[str]) -> Float:

@@ -41,6 +41,9 @@ _CHUNK = 192
 """Columns of products that a thread computes at a time."""
 DELTA_RANGE = (1e-3, 1e4)
 """Bounds of a prior amplitude (eV): beyond them labels are not in eV."""
+_FURTHEST = math.log(4.0)
+"""How far a search from a given start goes, in logarithms. The variational bound has a second
+maximum, at which all is noise."""
 
 
 class Gram(NamedTuple):
@@ -196,6 +199,8 @@ def maximise(
     noise_l: Sequence[float | None],
     *,
     noise_range: Sequence[tuple[float, float]],
+    start: tuple[Sequence[float], Sequence[float]] | None = None,
+    open_lg: Float | None = None,
 ) -> Hyperparameters:
     """Prior amplitudes and noise factors that make the labels most probable.
 
@@ -211,6 +216,14 @@ def maximise(
         Noise factors; None for those to be found.
     noise_range : Sequence[tuple[float, float]]
         Bounds of each set's noise factor.
+    start : tuple[Sequence[float], Sequence[float]] | None
+        Amplitudes and factors from which the search for the free ones begins, and from which none
+        moves by more than a factor of four; None for 1, and for no such limit.
+    open_lg : Float | None
+        What the inducing variables leave open of each set's rows, by component: the sum of the
+        prior variances that remain, in units of delta^2 and of the assumed noise. With it the
+        variational bound of the exact evidence is made large (Titsias, AISTATS 5, 567 (2009)),
+        which does not reward a model for what its inducing variables cannot express.
 
     Returns
     -------
@@ -222,14 +235,21 @@ def maximise(
     noise_free = np.array(
         [a is None and one.n_rows > 0 for a, one in zip(noise_l, grams, strict=True)], dtype=bool
     )
-    delta = as_float([1.0 if d is None else d for d in delta_g])
-    noise = as_float([1.0 if a is None else a for a in noise_l])
-    bounds = [tuple(np.log(DELTA_RANGE))] * int(delta_free.sum())
-    bounds += [
-        tuple(np.log(limits)) for limits, free in zip(noise_range, noise_free, strict=True) if free
-    ]
-    if bounds:
-        delta, noise = _ascend(grams, component_k, delta, noise, delta_free, noise_free, bounds)
+    near_g, near_l = start or ([1.0] * len(delta_g), [1.0] * len(noise_l))
+    delta = as_float([b if d is None else d for d, b in zip(delta_g, near_g, strict=True)])
+    noise = as_float([b if a is None else a for a, b in zip(noise_l, near_l, strict=True)])
+    limits = [DELTA_RANGE] * int(delta_free.sum())
+    limits += [limits for limits, free in zip(noise_range, noise_free, strict=True) if free]
+    if limits:
+        bounds = np.log(limits)
+        if start is not None:
+            near = np.log(np.concatenate([delta[delta_free], noise[noise_free]]))
+            bounds = np.clip(near[:, None] + [-_FURTHEST, _FURTHEST], *bounds.T[:, :, None])
+        if open_lg is None:
+            open_lg = np.zeros((len(noise), len(delta)))
+        delta, noise = _ascend(
+            grams, component_k, delta, noise, delta_free, noise_free, bounds.tolist(), open_lg
+        )
     value, _, _ = log_evidence(grams, component_k, delta, noise)
     return Hyperparameters(delta, noise, value)
 
@@ -242,6 +262,7 @@ def _ascend(
     delta_free: np.ndarray,
     noise_free: np.ndarray,
     bounds: Sequence[tuple[float, float]],
+    open_lg: Float,
 ) -> tuple[Float, Float]:
     """L-BFGS in the logarithms, scaled by the number of labels: the evidence is a sum over them."""
     n_delta = int(delta_free.sum())
@@ -254,7 +275,12 @@ def _ascend(
         return new_delta, new_noise
 
     def loss(theta: Float) -> tuple[float, Float]:
-        value, by_delta, by_noise = log_evidence(grams, component_k, *put(theta))
+        delta, noise = put(theta)
+        value, by_delta, by_noise = log_evidence(grams, component_k, delta, noise)
+        relative_lg = open_lg * (delta / noise[:, None]) ** 2
+        value -= 0.5 * float(relative_lg.sum())
+        by_delta = by_delta - relative_lg.sum(axis=0)
+        by_noise = by_noise + relative_lg.sum(axis=1)
         gradient = np.concatenate([by_delta[delta_free], by_noise[noise_free]])
         return -value / n_rows * _SCALE, -gradient / n_rows * _SCALE
 

@@ -55,15 +55,8 @@ class _Chosen:
         chosen = Inducing(self._Z_kq[:k], as_int(self._first))
         phi_kb = self._inverse_kk[:k, :k] @ K_ab(chosen, candidates, zeta)
         C_bb = K_mm(candidates, zeta) - phi_kb.T @ phi_kb  # (b, b) conditional covariance
-        l_b = C_bb[:, 0] / np.sqrt(max(C_bb[0, 0], VARIANCE_FLOOR))
-        C_tt = C_bb[1:, 1:] - np.outer(l_b[1:], l_b[1:])  # (t, t) given the environment as well
-        largest = zeta * np.max(np.sum(Z_bq[1:] ** 2, axis=1), initial=0.0)
-        pivots_t, L_tt = _pivots(C_tt, n_tangents, max(threshold**2, VARIANCE_FLOOR) * largest)
-
-        kept = np.concatenate([[0], 1 + pivots_t])
+        kept, L_bb = leading_block(C_bb, Z_bq, n_tangents, threshold, zeta)
         last = k + len(kept)
-        L_bb = np.zeros((len(kept), len(kept)))
-        L_bb[:, 0], L_bb[1:, 1:] = l_b[kept], L_tt
         phi_kb = phi_kb[:, kept]
         # [L 0; phi^T L_bb]^-1 = [L^-1 0; -L_bb^-1 phi^T L^-1 L_bb^-1]
         inverse_bb = scipy.linalg.solve_triangular(L_bb, np.eye(len(kept)), lower=True)
@@ -72,6 +65,40 @@ class _Chosen:
         self._Z_kq[k:last] = Z_bq[kept]
         self._first.append(last)
         return _Block(Inducing(Z_bq[kept], as_int([0, len(kept)])), phi_kb, L_bb)
+
+
+def leading_block(
+    C_bb: Float, Z_bq: Float, n_tangents: int, threshold: float, zeta: int
+) -> tuple[Int, Float]:
+    """An environment, and the pivots of its tangents' covariance given everything chosen.
+
+    Parameters
+    ----------
+    C_bb : Float
+        Conditional covariance of the environment and its tangents, in this order.
+    Z_bq : Float
+        Their vectors; those of tangents need not be unit vectors.
+    n_tangents : int
+        At most this many.
+    threshold : float
+        Tangents whose conditional standard deviation is below this fraction of the largest prior
+        one are left out.
+    zeta : int
+        Exponent of the kernel.
+
+    Returns
+    -------
+    tuple[Int, Float]
+        Rows that are kept, the environment first, and the Cholesky factor of their covariance.
+    """
+    l_b = C_bb[:, 0] / np.sqrt(max(C_bb[0, 0], VARIANCE_FLOOR))
+    C_tt = C_bb[1:, 1:] - np.outer(l_b[1:], l_b[1:])  # (t, t) given the environment as well
+    largest = zeta * np.max(np.sum(Z_bq[1:] ** 2, axis=1), initial=0.0)
+    pivots_t, L_tt = _pivots(C_tt, n_tangents, max(threshold**2, VARIANCE_FLOOR) * largest)
+    kept = np.concatenate([[0], 1 + pivots_t])
+    L_bb = np.zeros((len(kept), len(kept)))
+    L_bb[:, 0], L_bb[1:, 1:] = l_b[kept], L_tt
+    return kept, L_bb
 
 
 def _pivots(C_tt: Float, n_most: int, floor: float) -> tuple[Int, Float]:

@@ -19,7 +19,7 @@ from kernelpot.gp.lapack import potrf, trsm
 from kernelpot.gp.triangles import Triangle
 from kernelpot.gp.whitening import BLOCK_ROWS, Whitening
 
-__all__ = ["Posterior", "cholesky", "posterior", "whitened_rows"]
+__all__ = ["Posterior", "cholesky", "posterior", "update", "whitened_rows"]
 
 
 def cholesky(A_kk: Float) -> Float:
@@ -127,7 +127,7 @@ class Posterior(NamedTuple):
 
         def some(first: int) -> None:
             rows = slice(first, first + BLOCK_ROWS)
-            known_rk, open_rk = self._parts(K_rm[rows])
+            known_rk, open_rk = self.parts(K_rm[rows])
             found.novelty[rows] = np.maximum(prior_r[rows] - np.sum(known_rk**2, axis=1), 0.0)
             found.open[rows] = np.sum(open_rk**2, axis=1)
             if jackknife and self.scores_kj is not None:
@@ -169,29 +169,26 @@ class Posterior(NamedTuple):
         Float
             Shape (n_rows, n_rows), symmetric, with the variances of `variance` on its diagonal.
         """
-        known_rk, open_rk = self._parts(K_rm)
+        known_rk, open_rk = self.parts(K_rm)
         novelty_rr = prior_rr - known_rk @ known_rk.T
         np.fill_diagonal(novelty_rr, np.maximum(np.diag(novelty_rr), 0.0))
         covariance_rr = novelty_rr + open_rk @ open_rk.T
         return 0.5 * (covariance_rr + covariance_rr.T)
 
-    def open_factors(self, K_rm: Float) -> Float:
-        """phi R^-1: the products of its rows are what the data leave open.
+    def parts(self, K_rm: Float) -> tuple[Float, Float]:
+        """What the inducing variables know of the rows a priori, and what of it the data leave.
 
         Parameters
         ----------
         K_rm : Float
-            Covariances with the raw inducing variables, in units of delta^2.
+            Covariances of some rows with the raw inducing variables, in units of delta^2.
 
         Returns
         -------
-        Float
-            Shape (n_rows, n_whitened).
+        tuple[Float, Float]
+            Whitened covariances, shape (n_rows, n_whitened), of which the squares add up to the
+            variances: phi delta, and phi R^-1.
         """
-        return self._parts(K_rm)[1]
-
-    def _parts(self, K_rm: Float) -> tuple[Float, Float]:
-        """What the inducing variables know of the rows a priori, and what of it the data leave."""
         known_rk = self.whitening.whiten(K_rm)
         open_rk = known_rk.copy()
         trsm(self.R_kk, open_rk.T, upper=True)
@@ -231,6 +228,48 @@ def posterior(
     delta_k = whitening.spread(delta_b)
     R = np.zeros((n_k + 1, n_k + 1), order="F")
     np.fill_diagonal(R[:n_k, :n_k], 1.0 / delta_k)
+    nothing = Posterior(whitening, delta_k, R[:n_k, :n_k], np.zeros(n_k), 0.0, 0.0)
+    return _absorbed(nothing, 0.0, R, triangles, noise)
+
+
+def update(
+    posterior: Posterior, triangles: Sequence[Triangle], noise: Sequence[float]
+) -> Posterior:
+    """The posterior after more rows: some operations for each of these and each two weights.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        Of the rows so far.
+    triangles : Sequence[Triangle]
+        Statistics of sets of further rows, of the raw inducing variables.
+    noise : Sequence[float]
+        Factor on the standard deviations by which each set's rows were divided.
+
+    Returns
+    -------
+    Posterior
+        Of all rows.
+    """
+    n_k = posterior.whitening.n_whitened
+    R = np.zeros((n_k + 1, n_k + 1), order="F")
+    R[:n_k, :n_k] = posterior.R_kk
+    R[:n_k, n_k] = posterior.R_kk @ posterior.w_k
+    R[n_k, n_k] = math.sqrt(-2.0 * posterior.data_fit)
+    known = _log_size(posterior.R_kk, posterior.delta_k)
+    return _absorbed(posterior, known, R, triangles, noise)
+
+
+def _absorbed(
+    before: Posterior,
+    known: float,
+    R: Float,
+    triangles: Sequence[Triangle],
+    noise: Sequence[float],
+) -> Posterior:
+    """The posterior after more rows; of those before, the `_log_size` and the whole triangle."""
+    whitening, delta_k = before.whitening, before.delta_k
+    n_k = whitening.n_whitened
     for triangle, factor in zip(triangles, noise, strict=True):
         R = absorb(R, whitened_rows(triangle, whitening, factor))
     R_kk = np.asfortranarray(R[:n_k, :n_k])
@@ -240,9 +279,14 @@ def posterior(
         triangle.log_noise + triangle.n_rows * math.log(factor)
         for triangle, factor in zip(triangles, noise, strict=True)
     )
-    log_det = 2.0 * float(np.sum(np.log(delta_k * np.abs(np.diag(R_kk))))) + 2.0 * log_noise
-    occam = -0.5 * (log_det + n_rows * math.log(2.0 * math.pi))
+    log_det = 2.0 * (_log_size(R_kk, delta_k) - known) + 2.0 * log_noise
+    occam = before.occam - 0.5 * (log_det + n_rows * math.log(2.0 * math.pi))
     return Posterior(whitening, delta_k, R_kk, w_k, -0.5 * float(R[n_k, n_k]) ** 2, occam)
+
+
+def _log_size(R_kk: Float, delta_k: Float) -> float:
+    """Logarithm of the determinant, in units of that of the prior."""
+    return float(np.sum(np.log(delta_k * np.abs(np.diag(R_kk)))))
 
 
 def whitened_rows(triangle: Triangle, whitening: Whitening, noise: float = 1.0) -> Float:

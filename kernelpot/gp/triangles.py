@@ -19,6 +19,7 @@ __all__ = [
     "Triangle",
     "empty_triangle",
     "join_triangles",
+    "without_empty_rows",
 ]
 
 
@@ -76,7 +77,7 @@ def join_triangles(one: Triangle, other: Triangle, *, overwrite: bool = False) -
     R = large.R if overwrite or not in_place else large.R.copy(order="F")
     rows = small.R if overwrite else small.R.copy(order="F")
     R = absorb(np.asfortranarray(R), np.asfortranarray(rows), triangular=True)
-    return Triangle(_without_empty_rows(R), n_rows, log_noise)
+    return Triangle(without_empty_rows(R), n_rows, log_noise)
 
 
 class RowReducer:
@@ -139,14 +140,24 @@ class RowReducer:
             The statistic of all rows.
         """
         self._flush()
-        return Triangle(_without_empty_rows(self._R), self._n_rows, self._log_noise)
+        return Triangle(without_empty_rows(self._R), self._n_rows, self._log_noise)
 
 
-def _without_empty_rows(R: Float) -> Float:
+def without_empty_rows(R: Float) -> Float:
     """Rows that hold something: with fewer rows than columns most of the triangle is empty.
 
     Which rows stay empty depends on the columns that are zero, so the first ones are not simply
-    the full ones. What is left is an upper trapezoid still.
+    the full ones.
+
+    Parameters
+    ----------
+    R : Float
+        Upper trapezoid, Fortran order.
+
+    Returns
+    -------
+    Float
+        An upper trapezoid still; the one given where no row is empty.
     """
     size_r = np.zeros(len(R))
     for column_r in R.T:

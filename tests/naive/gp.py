@@ -94,3 +94,19 @@ def exact(K_rr, K_sr, K_ss, y_r, sigma_r):
     C_rr = K_rr + np.diag(sigma_r**2)
     solved_rs = np.linalg.solve(C_rr, K_sr.T)
     return y_r @ solved_rs, K_ss - K_sr @ solved_rs
+
+
+def interpolated(A_rm, K_mm, K_mn):
+    """Columns of new variables by those that are there, with the least weights."""
+    return A_rm @ np.linalg.pinv(K_mm, rcond=1e-13, hermitian=True) @ K_mn
+
+
+def evidence_bound(Q_rr, K_rr, y_r, sigma_r):
+    """Titsias' lower bound of the log density of y ~ N(0, K + noise)."""
+    log_evidence = gaussian_process(Q_rr, y_r, sigma_r)[2]
+    return log_evidence - 0.5 * np.sum((np.diag(K_rr) - np.diag(Q_rr)) / sigma_r**2)
+
+
+def chi_squared(y_r, mean_r, C_rr):
+    """Of labels whose predictive covariance is C."""
+    return (y_r - mean_r) @ np.linalg.solve(C_rr, y_r - mean_r)
