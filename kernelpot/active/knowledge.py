@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,15 +16,20 @@ from kernelpot.active.unphysical import Closest
 from kernelpot.calculator import Calculator
 from kernelpot.conventions import Float, VarianceTerms, as_int
 from kernelpot.data import Structure, structures_from_atoms
+from kernelpot.data_checks import DataError
 from kernelpot.leave_out import left_out_terms
 from kernelpot.potential import KernelPotential
 from kernelpot.terms.repulsion import closest_distances
 from kernelpot.uncertainty.calibration_fit import errors_by_kind, recalibrate
 
+log = logging.getLogger("kernelpot")
+
 __all__ = ["Knowledge", "Learned", "Surprise"]
 
 _LEVEL = 0.9
 """Of the intervals by which it is judged whether errors were foreseen."""
+_RECENT = 8
+"""Structures by whose errors thresholds are set."""
 
 
 class Surprise(NamedTuple):
@@ -146,16 +152,16 @@ class Knowledge:
         return surprises
 
     def _recall(self) -> None:
-        """After a fit to all: what the last structures would have been without themselves."""
+        """After a fit to all: what it would have expected of the last structures without them."""
         last = self._structures[-self._window :]
-        self._found = left_out_terms(self.model.fitted_, last, self.model.doubts_)
-        calculator = Calculator(self.model)
-        if not calculator.novelty:
-            return
-        # Novelty of structures that are in the fit says less than that of new ones: errors go with
-        # those that were measured before.
-        self._novelty = self._novelty[-self._window :]
-        self._error = self._error[-self._window :]
+        try:
+            self._found = left_out_terms(self.model.fitted_, last, self.model.doubts_)
+        except DataError:
+            # Noise so small that a structure alone decides what the model says of it: nothing is
+            # known of it without itself. What was expected before it was learned has to do.
+            log.info(
+                "errors are those from before the fit: its noise is too small to leave one out"
+            )
 
     def _calibrate(self) -> None:
         self._found = self._found[-self._window :]
@@ -183,7 +189,7 @@ class Knowledge:
     @property
     def recent_errors(self) -> Float:
         """Errors of forces of the last structures, from before they were learned, eV/angstrom."""
-        parts = [of_kind["forces"][0].ravel() for of_kind in self._found]
+        parts = [of_kind["forces"][0].ravel() for of_kind in self._found[-_RECENT:]]
         error_r = np.concatenate([np.zeros(0), *parts])
         return error_r[np.isfinite(error_r)]
 

@@ -43,8 +43,6 @@ _STD_EVERY = 20
 """Steps of an exploration from one look at the expected errors to the next."""
 _STD_GAP = 5
 """And at least, where novelty is near its threshold."""
-_NOVELTY_UPPER = 4.0
-"""Ratio of the upper threshold of novelty to the lower one: errors decide, novelty warns."""
 _MAY_CHANGE = frozenset(
     {"most_labels", "most_seconds", "n_parallel", "threads", "time_limit", "plateau_rounds",
      "plateau", "coverage", "final_steps", "observable_tolerance"}
@@ -224,7 +222,7 @@ class Loop:
         novelty = Band()
         if self.knowledge.model.predictor_.has_novelty:
             lower = self.knowledge.novelty_map.threshold(threshold, np.inf)
-            novelty = band_above(lower, _NOVELTY_UPPER) if np.isfinite(lower) else novelty
+            novelty = Band(lower)  # it asks for a look at the expected error, which decides
         return Watch(
             novelty=novelty,
             error=band_above(threshold, self._settings.upper),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from ase import Atoms
@@ -99,12 +99,26 @@ class Rattle:
         Exploration
             Its last structure is the start.
         """
-        found = (
-            self._rattled(atoms, rng)
-            for atoms in (self.structures or (start,))
-            for _ in range(self.n)
-        )
+        found = (made for atoms in (self.structures or (start,)) for made in self.make(atoms, rng))
         return _each(self.name, found, calculator, start, watch)
+
+    def make(self, atoms: Atoms, rng: np.random.Generator) -> Iterator[Atoms]:
+        """The structures alone.
+
+        Parameters
+        ----------
+        atoms : Atoms
+            What is displaced.
+        rng : np.random.Generator
+            Gives displacements and strains.
+
+        Yields
+        ------
+        Atoms
+            ``n`` of them, bare.
+        """
+        for _ in range(self.n):
+            yield self._rattled(atoms, rng)
 
     def _rattled(self, atoms: Atoms, rng: np.random.Generator) -> Atoms:
         made = snapshot(atoms)
