@@ -8,10 +8,11 @@ import signal
 import sys
 import threading
 import time
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
@@ -45,6 +46,28 @@ def ethanols():
     for seed, atoms in enumerate(images):
         atoms.rattle(0.05, seed=seed)
     return images
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("gpaw") is None, reason="needs pip install 'kernelpot[gpaw]'")
+def test_pbe_of_gpaw_on_silicon():
+    def pbe():
+        from gpaw import GPAW, PW
+
+        return GPAW(mode=PW(150.0), kpts=(2, 2, 2), xc="PBE", txt=None)
+
+    perfect = bulk("Si", a=5.43)
+    moved = bulk("Si", a=5.43)
+    moved.rattle(0.1, seed=0)
+    labels = label_all(pbe, [perfect, moved], time_limit=300.0)
+    assert [label.reason for label in labels] == ["", ""]
+    np.testing.assert_allclose(labels[0].atoms.get_forces(), 0.0, atol=1e-4)
+    assert np.abs(labels[1].atoms.get_forces()).max() > 0.1
+    assert labels[1].atoms.get_potential_energy() > labels[0].atoms.get_potential_energy()
+    assert labels[1].atoms.get_stress().shape == (6,)
+    # It has no `reset`, and starts afresh all the same.
+    (alone,) = label_all(pbe, [moved], time_limit=300.0)
+    assert np.array_equal(alone.atoms.get_forces(), labels[1].atoms.get_forces())
 
 
 class MadeOnce:

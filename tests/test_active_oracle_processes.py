@@ -62,7 +62,7 @@ def test_a_hanging_label_holds_up_nobody(cells):
     cells[0].info["trouble"] = "hangs"
     order = []
     labels = label_all(
-        behaves, cells, n_parallel=2, time_limit=3.0,
+        behaves, cells, n_parallel=2, time_limit=6.0,
         tell=lambda place, label: order.append(place),
     )  # fmt: skip
     assert "time limit" in labels[0].reason
@@ -91,12 +91,14 @@ def check_executor(executor, cells, n_processes):
     assert len(first | again) <= n_processes, "processes are kept"
 
 
+@pytest.mark.slow
 def test_threads_of_the_user(cells):
     with ThreadPoolExecutor(3) as executor:
         check_executor(executor, cells, 3)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_process_pool(method, cells):
     if method not in multiprocessing.get_all_start_methods():

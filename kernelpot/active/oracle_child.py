@@ -14,7 +14,6 @@ import os
 import pickle
 import queue
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -226,7 +225,7 @@ def _serve(requests: queue.Queue[Any], answers: FileIO) -> None:
         structure, time_limit = requests.get()
         if time_limit is not None:
             # A thread of C, which also ends a calculator that never lets Python run.
-            faulthandler.dump_traceback_later(time_limit + _GRACE, exit=True, file=sys.stderr)
+            faulthandler.dump_traceback_later(time_limit + _GRACE, exit=True, file=2)
         start = time.perf_counter()
         try:
             results = label(pickle.loads(structure))

@@ -29,7 +29,15 @@ __all__ = ["OracleProcess"]
 START_LIMIT = 600.0
 """Seconds for what an oracle imports and loads, perhaps from a slow disk, where labels have a time
 limit; the limit of a label where that is longer."""
-_THREADS = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM", "NUMBA")
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
 _OF_MPI = ("PMI_", "PMIX_", "OMPI_COMM_", "OMPI_MCA_orte_", "OMPI_MCA_ess", "MPI_LOCAL", "HYDI_")
 """Variables by which a rank of MPI finds the others. The process is no rank; an oracle that uses
 MPI itself, as GPAW, would wait for them."""
@@ -133,7 +141,7 @@ class OracleProcess:
             f"runpy.run_path({str(Path(oracle_child.__file__).resolve())!r}, run_name='__main__')"
         )
         environment = {k: v for k, v in os.environ.items() if not k.startswith(_OF_MPI)}
-        environment |= {f"{name}_NUM_THREADS": str(self._threads) for name in _THREADS}
+        environment |= dict.fromkeys(_THREADS, str(self._threads))
         self._log = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         self._child = subprocess.Popen(
             [sys.executable, "-c", code],
