@@ -245,6 +245,11 @@ def test_options_that_make_no_sense_are_refused(options, message):
         pick_by_covariance(np.eye(2), [0, 1], 1.0, 1, **options)
 
 
+def test_a_matrix_that_is_no_covariance_is_refused():
+    with pytest.raises(ValueError, match="not positive"):
+        pick_by_covariance([[1.0, 0, 0], [0, 2.0, 9.0], [0, 9.0, 2.0]], [0, 1, 1], 1.0, 2)
+
+
 def test_factors_of_unlike_width_are_refused():
     with pytest.raises(ValueError, match="one k"):
         pick_by_factors([np.eye(2), np.eye(3)], 1.0, 1)

@@ -15,20 +15,23 @@ Holzmueller, Zaverkin, Kaestner and Steinwart, J. Mach. Learn. Res. 24, 164 (202
 
 The conditional covariances are a Cholesky factorisation by blocks whose pivots are the picks: a
 pick costs one row of blocks. Only that row of the joint covariance is looked at, so that low-rank
-factors, C_st = phi_s phi_t^T, serve as well and never need the square.
+factors, C_st = phi_s phi_t^T, serve as well and never need the square. And only the candidate that
+looks best is brought up to date, since knowing more never makes one tell more (Minoux, in
+Optimization Techniques, Springer (1978), page 234).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
 import scipy.stats
 from numpy.typing import ArrayLike
 
+from kernelpot._machine import one_blas_thread
 from kernelpot.conventions import Float, Int, as_float, as_int
 
 __all__ = [
@@ -66,39 +69,16 @@ class Picked(NamedTuple):
     why: str  # there are no more
 
 
-class _Joint(Protocol):
+class _Joint(NamedTuple):
     """A joint covariance of candidates, divided by the noise of the labels."""
 
     first_s: Int  # offsets of their numbers
+    block: Callable[[slice], Float]  # of the numbers of one candidate with each other
+    row: Callable[[slice], Float]  # with those of all
 
-    def block(self, s: int) -> Float: ...
-
-    def row(self, s: int) -> Float: ...
-
-
-class _Dense:
-    def __init__(self, matrix_rr: Float, first_s: Int, noise_r: Float):
-        self.matrix_rr, self.first_s, self.noise_r = matrix_rr, first_s, noise_r
-
-    def block(self, s: int) -> Float:
-        mine = slice(self.first_s[s], self.first_s[s + 1])
-        return self.matrix_rr[mine, mine] / np.outer(self.noise_r[mine], self.noise_r[mine])
-
-    def row(self, s: int) -> Float:
-        mine = slice(self.first_s[s], self.first_s[s + 1])
-        return self.matrix_rr[mine] / self.noise_r[mine, None] / self.noise_r
-
-
-class _LowRank:
-    def __init__(self, phi_rk: Float, first_s: Int):
-        self.phi_rk, self.first_s = phi_rk, first_s
-
-    def block(self, s: int) -> Float:
-        phi_bk = self.phi_rk[self.first_s[s] : self.first_s[s + 1]]
-        return phi_bk @ phi_bk.T
-
-    def row(self, s: int) -> Float:
-        return self.phi_rk[self.first_s[s] : self.first_s[s + 1]] @ self.phi_rk.T
+    def numbers(self, s: int) -> slice:
+        """Places of the numbers of a candidate."""
+        return slice(self.first_s[s], self.first_s[s + 1])
 
 
 def pick_by_covariance(
@@ -178,8 +158,16 @@ def pick_by_covariance(
         raise ValueError("the covariance is not finite: leave out candidates without one")
     n_candidates = int(structure_r[-1]) + 1 if n_rows else 0
     first_s = as_int(np.searchsorted(structure_r, np.arange(n_candidates + 1)))
-    joint = _Dense(matrix_rr, first_s, _noise(noise, n_rows))
-    return _pick(joint, n, beside, given, least, alike, budget)
+    noise_r = _noise(noise, n_rows)
+
+    def block(mine: slice) -> Float:
+        return matrix_rr[mine, mine] / np.outer(noise_r[mine], noise_r[mine])
+
+    def row(mine: slice) -> Float:
+        return matrix_rr[mine] / noise_r[mine, None] / noise_r
+
+    with one_blas_thread():  # picks must not depend on how many there are
+        return _pick(_Joint(first_s, block, row), n, beside, given, least, alike, budget)
 
 
 def pick_by_factors(
@@ -240,8 +228,12 @@ def pick_by_factors(
     if not np.isfinite(phi_rk).all():
         raise ValueError("factors are not finite: leave out candidates without them")
     first_s = as_int(np.concatenate([[0], np.cumsum(counts)]))
-    joint = _LowRank(phi_rk / _noise(noise, len(phi_rk))[:, None], first_s)
-    return _pick(joint, n, beside, given, least, alike, budget)
+    phi_rk = phi_rk / _noise(noise, len(phi_rk))[:, None]
+    joint = _Joint(
+        first_s, lambda mine: phi_rk[mine] @ phi_rk[mine].T, lambda mine: phi_rk[mine] @ phi_rk.T
+    )
+    with one_blas_thread():
+        return _pick(joint, n, beside, given, least, alike, budget)
 
 
 def _pick(
@@ -259,11 +251,12 @@ def _pick(
     if any(not 0 <= s < n_candidates for s in given):
         raise ValueError(f"given names candidates {list(given)}; there are 0 to {n_candidates - 1}")
     bonus_s, gamma, cost_s = _beside(beside, n_candidates)
-    left = [joint.block(s) for s in range(n_candidates)]
+    left = [joint.block(joint.numbers(s)) for s in range(n_candidates)]
     size_s = np.array([np.linalg.norm(block) for block in left])
     information_s = np.array([_information(block) for block in left])
     most = float(information_s.max(initial=0.0))
     rows: list[Float] = []
+    known_s = np.zeros(n_candidates, dtype=int)  # how many of the rows are taken into account
     open_s = np.ones(n_candidates, dtype=bool)
     picks: list[int] = []
     told: list[float] = []
@@ -271,20 +264,29 @@ def _pick(
 
     def condition(pick: int) -> None:
         """Take from all covariances what labels of the pick will tell."""
-        whole_br = joint.row(pick)
+        mine = joint.numbers(pick)
+        whole_br = joint.row(mine)
         open_s[_alike(whole_br, joint.first_s, size_s, pick) >= alike] = False
         open_s[pick] = False
-        mine = slice(joint.first_s[pick], joint.first_s[pick + 1])
         for W_br in rows:
             whole_br = whole_br - W_br[:, mine].T @ W_br
         noisy_bb = whole_br[:, mine] + np.eye(len(whole_br))
-        L_bb = scipy.linalg.cholesky(0.5 * (noisy_bb + noisy_bb.T), lower=True)
+        try:
+            L_bb = np.linalg.cholesky(0.5 * (noisy_bb + noisy_bb.T))
+        except np.linalg.LinAlgError:
+            raise ValueError(
+                f"the covariance of candidate {pick} is not positive beyond the noise of its"
+                " labels: is the matrix symmetric, or the noise too small for its rounding?"
+            ) from None
         rows.append(scipy.linalg.solve_triangular(L_bb, whole_br, lower=True))
-        for s in np.flatnonzero(open_s):
-            W_bs = rows[-1][:, joint.first_s[s] : joint.first_s[s + 1]]
+
+    def update(s: int) -> None:
+        """Take from the covariance of a candidate what all picks so far tell."""
+        for W_br in rows[known_s[s] :]:
+            W_bs = W_br[:, joint.numbers(s)]
             left[s] -= W_bs.T @ W_bs
-            # What is known already cannot grow by knowing more.
-            information_s[s] = min(information_s[s], _information(left[s]))
+        known_s[s] = len(rows)
+        information_s[s] = min(information_s[s], _information(left[s]))
 
     for s in dict.fromkeys(given):
         condition(s)
@@ -297,6 +299,10 @@ def _pick(
             return _picked(picks, told, scores, "no other candidate is within the budget")
         score_s = (gamma * information_s / most + bonus_s) / cost_s
         pick = int(np.argmax(np.where(affordable_s, score_s, -np.inf)))
+        # Knowing more never makes a candidate tell more: only the best has to be up to date.
+        if known_s[pick] < len(rows):
+            update(pick)
+            continue
         picks.append(pick)
         told.append(float(information_s[pick]))
         scores.append(float(score_s[pick]))
@@ -314,8 +320,12 @@ def _information(block_bb: Float) -> float:
     """log det(1 + C) / 2, of a matrix that rounding may have moved below zero."""
     if not len(block_bb):
         return 0.0
-    value_b = scipy.linalg.eigvalsh(0.5 * (block_bb + block_bb.T))
-    return 0.5 * float(np.log1p(np.maximum(value_b, 0.0)).sum())
+    try:
+        L_bb = np.linalg.cholesky(block_bb + np.eye(len(block_bb)))
+    except np.linalg.LinAlgError:
+        value_b = np.linalg.eigvalsh(block_bb)
+        return 0.5 * float(np.log1p(np.maximum(value_b, 0.0)).sum())
+    return max(float(np.log(np.diag(L_bb)).sum()), 0.0)
 
 
 def _alike(row_br: Float, first_s: Int, size_s: Float, pick: int) -> Float:
