@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernelpot.conventions import Float, Int, Progress, as_int
+from kernelpot.conventions import Float, Int, Progress, System, as_int
 from kernelpot.data import Structure
 from kernelpot.descriptors.protocol import block_of, is_linear
 from kernelpot.fitted import (
@@ -63,6 +63,7 @@ class _Choice(NamedTuple):
 
     component: Component
     options: ComponentOptions
+    systems: Sequence[System]  # of the structures
     place_n: Int  # structure and atom, (number, 2)
     candidates: Candidates
     share: float  # of the component in the prior variance of a local energy
@@ -130,13 +131,8 @@ def grow(
         components.append(component)
         choices.append(of_blocks)
         first += component.n_columns
-    _take(
-        [c for of_blocks in choices for c in of_blocks],
-        structures,
-        options,
-        n_environments,
-        threshold,
-    )
+    every = [choice for of_blocks in choices for choice in of_blocks]
+    _take(every, options, n_environments, threshold)
 
     added_b = [Added(np.zeros((n_front, 0)), np.zeros((0, 0)))] * int(n_front > 0)
     for g, (component, of_blocks) in enumerate(zip(components, choices, strict=True)):
@@ -198,16 +194,16 @@ def _candidates(
     threshold: float,
 ) -> tuple[Component, list[_Choice]]:
     """New environments of one component, which gets the axes that they need."""
-    numbers_n = np.concatenate([s.numbers_n for s in structures])
     place_n = np.array([(s, n) for s, one in enumerate(structures) for n in range(one.n_atoms)])
-    species_n = as_int(np.searchsorted(component.descriptor.species, numbers_n))
+    systems = [system_of(component.descriptor, one) for one in structures]
+    species_n = np.concatenate([system.species_n for system in systems])
 
     def compared(places: Sequence[Int]) -> list[_Choice]:
         choices, column = [], first
         for z, (group, block) in enumerate(zip(component.inducing, blocks, strict=True)):
-            x_nq = _features(component, structures, places[z])
+            x_nq = _features(component, systems, places[z])
             candidates = Candidates(group, block, column, x_nq, component.zeta)
-            choices.append(_Choice(component, options_of, places[z], candidates, share))
+            choices.append(_Choice(component, options_of, systems, places[z], candidates, share))
             column += len(group.Z_mq)
         return choices
 
@@ -219,12 +215,11 @@ def _candidates(
     if not any(map(len, new)):
         return component, []
     every = np.concatenate(new)
-    z_of = {(s, n): z for (s, n), z in zip(map(tuple, place_n.tolist()), species_n, strict=True)}
-    species_of_new = np.array([z_of[tuple(place)] for place in every.tolist()])
+    z_n = np.array([systems[s].species_n[n] for s, n in every])
     bound, kept_q = more_axes(
         structures,
         component.descriptor,
-        [every[species_of_new == z][:SAMPLE] for z in range(len(component.descriptor.species))],
+        [every[z_n == z][:SAMPLE] for z in range(len(component.descriptor.species))],
         options.feature_tolerance,
         options.room,
     )
@@ -238,22 +233,18 @@ def _candidates(
     return component, compared(new)
 
 
-def _features(component: Component, structures: Sequence[Structure], place_n: Int) -> Float:
+def _features(component: Component, systems: Sequence[System], place_n: Int) -> Float:
     """Feature vectors of some environments, ordered by structure."""
     bound = component.descriptor
     x_nq = np.empty((len(place_n), bound.n_features))
     for s in np.unique(place_n[:, 0]):
         mine = place_n[:, 0] == s
-        x_nq[mine] = bound.features(system_of(bound, structures[s]), as_int(place_n[mine, 1]))[0]
+        x_nq[mine] = bound.features(systems[s], as_int(place_n[mine, 1]))[0]
     return x_nq
 
 
 def _take(
-    choices: Sequence[_Choice],
-    structures: Sequence[Structure],
-    options: Options,
-    n_environments: int,
-    threshold: float,
+    choices: Sequence[_Choice], options: Options, n_environments: int, threshold: float
 ) -> None:
     """Take environments with their tangents, the most open one first."""
     threshold = max(threshold, VARIANCE_FLOOR)
@@ -264,7 +255,7 @@ def _take(
         n = int(np.argmax(best.open_n))
         s, centre = best.place_n[n]
         bound, n_tangents = best.component.descriptor, best.options.n_tangents
-        J_pcq = bound.jacobian(system_of(bound, structures[s]), as_int([centre]))[1]
+        J_pcq = bound.jacobian(best.systems[s], as_int([centre]))[1]
         singular_t, tau_tq = singular_tangents(
             J_pcq, _SPARE_TANGENTS * n_tangents, options.tangent_threshold
         )

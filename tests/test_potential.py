@@ -165,7 +165,9 @@ def test_a_package_that_is_not_installed_has_no_version(emt_images, emt_soap, mo
         raise PackageNotFoundError(package)
 
     monkeypatch.setattr(summary, "version", none)
+    summary._version.cache_clear()
     model = KernelPotential(emt_soap, n_environments=5).fit(emt_images[:3])
+    summary._version.cache_clear()
     assert model.training_summary_["versions"]["kernelpot"] is None
 
 
