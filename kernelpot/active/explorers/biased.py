@@ -26,6 +26,9 @@ __all__ = ["BiasedCalculator", "BiasedDynamics"]
 
 _MEMORY = 100
 """Calls over which mean forces are taken."""
+_BURN_IN = 20
+"""Calls before the bias begins: in a perfect crystal both forces are rounding, and so is their
+ratio."""
 _LEAST_FORCE = 1e-8
 """Mean derivative of the uncertainty (eV/angstrom) below which there is nothing to climb."""
 
@@ -76,8 +79,8 @@ class BiasedCalculator(AseCalculator):
     calculator : Calculator
         Of the model.
     strength : float | None
-        Mean biasing force over the mean force, both means over the last 100 calls or so; None for
-        a constant tau.
+        Mean biasing force over the mean force, both means over the last 100 calls or so, from the
+        21st call on; None for a constant tau.
     tau : float | None
         The constant, without unit.
     sigma : str
@@ -171,7 +174,8 @@ class BiasedCalculator(AseCalculator):
         part = 1.0 / min(self._n_calls, _MEMORY)
         self._force += part * (_mean_length(forces_nc) - self._force)
         self._climb += part * (_mean_length(gradient_nc) - self._climb)
-        self.tau = self._strength * self._force / self._climb if self._climb > _LEAST_FORCE else 0.0
+        if self._n_calls > _BURN_IN and self._climb > _LEAST_FORCE:
+            self.tau = self._strength * self._force / self._climb
 
 
 def _mean_length(vectors_nc: Float) -> float:
