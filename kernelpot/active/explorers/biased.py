@@ -52,7 +52,7 @@ class BiasedDynamics(Dynamics):
     """
 
     strength: float = 0.25
-    sigma: str = "posterior"
+    sigma: str = "novelty"
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
@@ -112,7 +112,7 @@ class BiasedCalculator(AseCalculator):
         *,
         strength: float | None = None,
         tau: float | None = None,
-        sigma: str = "posterior",
+        sigma: str = "novelty",
     ):
         super().__init__()
         if (strength is None) == (tau is None):

@@ -152,10 +152,16 @@ class Track:
         ValueError
             What the calculator says of atoms that are no structure, and where the cell has grown
             or shrunk out of measure.
+        RuntimeError
+            If the watch fails with a structure of which the calculator knows the energy.
         """
         self._check_volume(atoms)
         atoms.get_potential_energy()  # fresh; nothing is computed where it is already
-        verdict = self._watch(atoms)
+        try:
+            verdict = self._watch(atoms)
+        except EXPLOSIONS as error:
+            # The structure is sane: to call this an explosion would hide it round after round.
+            raise RuntimeError(f"the watch failed: {error}") from error
         if verdict.unsure and keep:
             self.keep(atoms, verdict.reason, verdict.score)
         self._frames.add(lambda: snapshot(atoms))
