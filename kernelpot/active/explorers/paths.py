@@ -308,12 +308,14 @@ class NudgedElasticBand:
             neb.climb = climb
             optimizer = FIRE(neb, logfile=None)
             for converged in optimizer.irun(fmax=fmax, steps=left):
-                # All are looked at before the band ends.
-                seen[:] = [
-                    _Seen(i, track.look(images[i], keep=False), snapshot(images[i]))
-                    for i in _from_the_top(images)
-                ]
-                if any(image.verdict.stop for image in seen):
+                found = []
+                for i in _from_the_top(images):  # all are looked at before the band ends
+                    track.restart()
+                    found.append(_Seen(i, track.look(images[i], keep=False), snapshot(images[i])))
+                seen[:] = found
+                stops = [image.verdict.reason for image in seen if image.verdict.stop]
+                if stops:
+                    track.ended = stops[0] or "the watch"
                     return
                 done = converged
             left -= optimizer.nsteps
