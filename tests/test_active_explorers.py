@@ -180,8 +180,8 @@ def test_a_start_of_which_nothing_is_known_is_where_to_go_on(emt_model):
 WAYS = [
     Dynamics(temperature=600.0, n_steps=20),
     Dynamics(temperature=(300.0, 900.0), pressure=(0.0, 5.0), n_steps=20),
-    BiasedDynamics(temperature=300.0, n_steps=12),
-    BiasedDynamics(temperature=300.0, pressure=1.0, sigma="novelty", n_steps=12),
+    BiasedDynamics(temperature=300.0, sigma="posterior", n_steps=30),
+    BiasedDynamics(temperature=300.0, pressure=1.0, sigma="novelty", n_steps=30),
 ]
 
 
@@ -207,7 +207,7 @@ def test_twice_the_same_bits(emt_model, explorer):
         Dynamics(temperature=5000.0, n_steps=100, timestep=4.0),
         Dynamics(temperature=5000.0, pressure=20.0, n_steps=100, barostat_time=50.0),
         Dynamics(temperature=5000.0, pressure=-50.0, n_steps=100, barostat_time=50.0),
-        BiasedDynamics(temperature=5000.0, strength=5.0, n_steps=100),
+        BiasedDynamics(temperature=5000.0, strength=5.0, sigma="posterior", n_steps=100),
     ],
     ids=lambda e: e.name,
 )
@@ -267,6 +267,15 @@ def test_errors_of_the_calculator_end_it_with_the_last_sane_structure(failure):
     assert "exploded" in found.note
     assert str(failure) in found.note
     assert np.isfinite(found.last.positions).all()
+
+
+def test_errors_of_the_watch_are_raised(emt_model):
+    # They were taken for explosions, and would have come back round after round.
+    def watch(atoms):
+        raise ValueError("no distances of Au")
+
+    with pytest.raises(RuntimeError, match="watch failed: no distances of Au"):
+        Dynamics().explore(Calculator(emt_model), crystal(), watch, np.random.default_rng(0))
 
 
 def test_errors_of_the_start_are_raised(emt_model):
@@ -473,7 +482,7 @@ def test_biased_forces_and_stress_are_derivatives(smooth_model, sigma, make):
 
 def test_what_is_climbed_is_the_posterior_standard_deviation(emt_model):
     for atoms in (crystal(), cluster()):
-        atoms.calc = BiasedCalculator(Calculator(emt_model), tau=0.0)
+        atoms.calc = BiasedCalculator(Calculator(emt_model), tau=0.0, sigma="posterior")
         atoms.get_potential_energy()
         std = emt_model.predict([atoms], return_std="energy").energy_std[0]
         # A floor of 0.1 meV, so that it has a derivative everywhere.
@@ -510,10 +519,11 @@ def test_a_constant_tau_conserves_the_biased_energy(smooth_model, sigma):
 
 
 def test_tau_keeps_the_bias_at_its_share_of_the_forces(smooth_model):
-    bias, force = [], []
+    bias, force, tau = [], [], []
 
     def watch(atoms):
         plain = atoms.calc.calculator.results["forces"]
+        tau.append(atoms.calc.tau)
         bias.append(np.linalg.norm(atoms.calc.results["forces"] - plain, axis=1).mean())
         force.append(np.linalg.norm(plain, axis=1).mean())
         return CALM
@@ -521,19 +531,28 @@ def test_tau_keeps_the_bias_at_its_share_of_the_forces(smooth_model):
     found = BiasedDynamics(temperature=300.0, strength=0.3, n_steps=80).explore(
         Calculator(smooth_model), crystal(), watch, np.random.default_rng(0)
     )
-    assert np.mean(bias) / np.mean(force) == pytest.approx(0.3, rel=0.2)
+    assert not any(tau[:20])  # the means gather first
+    assert np.mean(bias[20:]) / np.mean(force[20:]) == pytest.approx(0.3, rel=0.2)
     assert "tau" in found.note
 
 
-def test_the_bias_leads_to_where_the_model_is_less_certain(emt_model):
-    def std(explorer):
+@pytest.mark.parametrize("sigma", ["posterior", "novelty"])
+def test_the_bias_leads_to_where_the_model_is_less_certain(emt_model, sigma):
+    def unknown(explorer):
         found = explorer.explore(
             Calculator(emt_model), crystal(amplitude=0.02), calm, np.random.default_rng(0)
         )
-        return emt_model.predict(found.frames[20:], return_std="energy").energy_std.mean()
+        calculator = BiasedCalculator(Calculator(emt_model), tau=0.0, sigma=sigma)
+        seen = []
+        for frame in found.frames[20:]:
+            frame.calc = calculator
+            frame.get_potential_energy()
+            seen.append(calculator.results["sigma"])
+        return np.mean(seen)
 
-    plain = std(Dynamics(temperature=300.0, n_steps=100))
-    assert std(BiasedDynamics(temperature=300.0, n_steps=100, strength=0.5)) > 1.2 * plain
+    plain = unknown(Dynamics(temperature=300.0, n_steps=100))
+    biased = BiasedDynamics(temperature=300.0, n_steps=100, strength=0.5, sigma=sigma)
+    assert unknown(biased) > 1.2 * plain
 
 
 def test_the_biased_calculator_passes_on_what_it_does_not_change(emt_model):
@@ -545,6 +564,18 @@ def test_the_biased_calculator_passes_on_what_it_does_not_change(emt_model):
     energy = atoms.calc.results["energy"]
     assert energy == atoms.calc.results["unbiased_energy"] - 2.0 * atoms.calc.results["sigma"]
     assert atoms.get_potential_energy() == energy
+
+
+@pytest.mark.parametrize("sigma", ["posterior", "novelty"])
+def test_a_perfect_crystal_is_not_blown_up(emt_model, sigma):
+    # Forces are rounding there, and the ratio of two roundings was the strength of the bias: at
+    # a pressure the cell exploded within five steps.
+    start = bulk("Cu", "fcc", a=3.65, cubic=True)
+    found = BiasedDynamics(temperature=300.0, pressure=0.0, sigma=sigma, n_steps=60).explore(
+        Calculator(emt_model), start, calm, np.random.default_rng(0)
+    )
+    assert found.finished
+    assert found.last.get_volume() == pytest.approx(start.get_volume(), rel=0.1)
 
 
 @pytest.mark.parametrize("settings", [{}, {"tau": 1.0, "strength": 0.1}])

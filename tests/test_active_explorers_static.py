@@ -69,6 +69,35 @@ def test_a_bad_model_raises_nothing(bad_model, explorer):  # noqa: F811
     assert all(np.isfinite(frame.positions).all() for frame in found.frames)
 
 
+class Forgetful:
+    """Remembers what it has seen since it was told to forget."""
+
+    def __init__(self):
+        self.seen, self.lengths = 0, []
+
+    def restart(self):
+        self.lengths.append(self.seen)
+        self.seen = 0
+
+    def __call__(self, atoms):
+        self.seen += 1
+        return Verdict(False, False, "", 0.0)
+
+
+@pytest.mark.parametrize("explorer", WAYS, ids=lambda e: type(e).__name__)
+def test_a_watch_forgets_between_structures_that_are_not_one_way(emt_model, explorer):
+    # It would compare volumes of unlike cells, and be quiet after the first candidate of a pool.
+    watch = Forgetful()
+    found = explorer.explore(Calculator(emt_model), crystal(), watch, rng())
+    ways = [n for n in (*watch.lengths, watch.seen) if n]
+    expected = {
+        "Rattle": [1] * 5, "RandomStructures": [5] * 3, "UnsampledDirections": [4] * 2,
+        "Pool": [1] * 5,
+    }  # fmt: skip
+    assert ways == expected[type(explorer).__name__]
+    assert sum(ways) == found.n_steps
+
+
 def test_rattled_structures_are_displaced_and_strained_as_much_as_told(emt_model):
     start = bulk("Cu", cubic=True)
     found = Rattle(displacement=0.1, strain=0.03, n=100).explore(
@@ -109,7 +138,7 @@ def test_structures_that_are_none_are_left_out(emt_model):
     )
     assert len(found.frames) == 1
     assert [c.step for c in found.candidates] == [1]
-    assert "1 of them no good: exploded: atoms 0 and 1" in found.note
+    assert "1 of them refused, the first: exploded: atoms 0 and 1" in found.note
     assert found.finished
 
 

@@ -26,6 +26,9 @@ __all__ = ["BiasedCalculator", "BiasedDynamics"]
 
 _MEMORY = 100
 """Calls over which mean forces are taken."""
+_BURN_IN = 20
+"""Calls before the bias begins: in a perfect crystal both forces are rounding, and so is their
+ratio."""
 _LEAST_FORCE = 1e-8
 """Mean derivative of the uncertainty (eV/angstrom) below which there is nothing to climb."""
 
@@ -34,13 +37,23 @@ _LEAST_FORCE = 1e-8
 class BiasedDynamics(Dynamics):
     """Dynamics on the energy less a multiple of its uncertainty.
 
+    What is climbed matters less than how far. Ethanol, a model of 10 frames, 5 runs of 400 steps at
+    300 K each, true errors of forces (root mean square, GFN2-xTB) in eV/angstrom and mean energies
+    over the minimum in eV of the frames met: without bias 0.098 and 0.14; "novelty" at a strength
+    of 0.25 0.150 and 0.27; "posterior" at 0.1 0.147 and 0.30, at 0.05 0.118 and 0.20; the part of
+    it that infinitely many samples of a committee would know, at 0.1 0.143 and 0.26. About twice
+    that strength is too much for each: at 0.5 ("novelty") and 0.25 ("posterior") two runs of five
+    end with atoms nearer than 0.6 angstrom or hotter than 5000 K, and two thirds of the frames are
+    more than 3 eV up. So "novelty", which costs least, is the default; "posterior" knows of labels
+    and noise, drives volumes harder, and wants less than half of the strength.
+
     Parameters
     ----------
     strength : float
-        Mean biasing force over the mean force: 0.1 is gentle, 1 drives.
+        Mean biasing force over the mean force.
     sigma : str
-        What is climbed: "posterior", the exact standard deviation of the energy, or "novelty", the
-        square root of the summed novelty, which knows nothing of tangents and labels.
+        What is climbed: "novelty", the square root of the summed novelty, which knows nothing of
+        tangents and labels, or "posterior", the exact standard deviation of the energy.
 
     Raises
     ------
@@ -49,7 +62,7 @@ class BiasedDynamics(Dynamics):
     """
 
     strength: float = 0.25
-    sigma: str = "posterior"
+    sigma: str = "novelty"
 
     def __post_init__(self) -> None:
         """Refuse settings that make no sense."""
@@ -76,8 +89,8 @@ class BiasedCalculator(AseCalculator):
     calculator : Calculator
         Of the model.
     strength : float | None
-        Mean biasing force over the mean force, both means over the last 100 calls or so; None for
-        a constant tau.
+        Mean biasing force over the mean force, both means over the last 100 calls or so, from the
+        21st call on; None for a constant tau.
     tau : float | None
         The constant, without unit.
     sigma : str
@@ -109,7 +122,7 @@ class BiasedCalculator(AseCalculator):
         *,
         strength: float | None = None,
         tau: float | None = None,
-        sigma: str = "posterior",
+        sigma: str = "novelty",
     ):
         super().__init__()
         if (strength is None) == (tau is None):
@@ -171,7 +184,8 @@ class BiasedCalculator(AseCalculator):
         part = 1.0 / min(self._n_calls, _MEMORY)
         self._force += part * (_mean_length(forces_nc) - self._force)
         self._climb += part * (_mean_length(gradient_nc) - self._climb)
-        self.tau = self._strength * self._force / self._climb if self._climb > _LEAST_FORCE else 0.0
+        if self._n_calls > _BURN_IN and self._climb > _LEAST_FORCE:
+            self.tau = self._strength * self._force / self._climb
 
 
 def _mean_length(vectors_nc: Float) -> float:

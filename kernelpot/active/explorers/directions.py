@@ -208,6 +208,11 @@ class UnsampledDirections:
     it at random; at every step the directions are found anew, and the one most like the last is
     followed. A path ends where the watch says stop, or where the model's energy has risen too high.
 
+    Ethanol, a model of 40 frames: where its energy has risen by 1 eV, such paths (four, 0.33 to
+    0.58 angstrom long) have a standard deviation of the energy of 2.3 meV/atom and a true error of
+    5.3 meV/atom; displacements at random (six, 0.25 to 0.30 angstrom) 1.3 and 2.5. Errors of forces
+    are alike, 0.18 and 0.19 eV/angstrom.
+
     Parameters
     ----------
     n_directions : int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -133,10 +134,13 @@ def _relax(settings: Relaxation, atoms: Atoms, track: Track, *, keep: bool = Tru
     if settings.cell:
         moved = FrechetCellFilter(atoms, scalar_pressure=settings.pressure * units.GPa)
     optimizer = _OPTIMIZERS[settings.optimizer](moved, logfile=None)
-    for converged in optimizer.irun(fmax=settings.fmax, steps=settings.n_steps):
-        verdict = track.look(atoms, keep=keep)
-        if verdict.stop or converged:
-            return verdict
+    with warnings.catch_warnings():
+        # scipy's, of the 13th digit of the cell's logarithm
+        warnings.filterwarnings("ignore", message="logm result may be inaccurate")
+        for converged in optimizer.irun(fmax=settings.fmax, steps=settings.n_steps):
+            verdict = track.look(atoms, keep=keep)
+            if verdict.stop or converged:
+                return verdict
     track.ended = f"forces are above {settings.fmax:g} eV/A yet"
     return verdict
 
@@ -304,12 +308,14 @@ class NudgedElasticBand:
             neb.climb = climb
             optimizer = FIRE(neb, logfile=None)
             for converged in optimizer.irun(fmax=fmax, steps=left):
-                # All are looked at before the band ends.
-                seen[:] = [
-                    _Seen(i, track.look(images[i], keep=False), snapshot(images[i]))
-                    for i in _from_the_top(images)
-                ]
-                if any(image.verdict.stop for image in seen):
+                found = []
+                for i in _from_the_top(images):  # all are looked at before the band ends
+                    track.restart()
+                    found.append(_Seen(i, track.look(images[i], keep=False), snapshot(images[i])))
+                seen[:] = found
+                stops = [image.verdict.reason for image in seen if image.verdict.stop]
+                if stops:
+                    track.ended = stops[0] or "the watch"
                     return
                 done = converged
             left -= optimizer.nsteps

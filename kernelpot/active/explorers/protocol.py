@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 Watcher = Callable[[Atoms], Verdict]
-"""Called with every structure, its calculator attached and its results there."""
+"""Called with every structure, its calculator attached and its results there. A watch that
+remembers has a method ``restart`` besides: called before what does not go on from the last one."""
 
 EXPLOSIONS = (ValueError, ArithmeticError, np.linalg.LinAlgError)
 """What calculators and integrators raise of a structure that is none any more."""
@@ -131,6 +132,7 @@ class Track:
         self._candidates: list[Candidate] = []
         self._opened: int | None = None  # step of the first of the candidates of one stretch
         self._volume: float | None = None  # of an atom, at the start
+        self.restart()
 
     def look(self, atoms: Atoms, *, keep: bool = True) -> Verdict:
         """Have the next structure judged, and keep of it what is worth keeping.
@@ -152,10 +154,16 @@ class Track:
         ValueError
             What the calculator says of atoms that are no structure, and where the cell has grown
             or shrunk out of measure.
+        RuntimeError
+            If the watch fails with a structure of which the calculator knows the energy.
         """
         self._check_volume(atoms)
         atoms.get_potential_energy()  # fresh; nothing is computed where it is already
-        verdict = self._watch(atoms)
+        try:
+            verdict = self._watch(atoms)
+        except EXPLOSIONS as error:
+            # The structure is sane: to call this an explosion would hide it round after round.
+            raise RuntimeError(f"the watch failed: {error}") from error
         if verdict.unsure and keep:
             self.keep(atoms, verdict.reason, verdict.score)
         self._frames.add(lambda: snapshot(atoms))
@@ -189,6 +197,9 @@ class Track:
         """Begin another way: its candidates and its cell have nothing to do with those before."""
         self._opened = self._volume = None
         self.ended = ""
+        forget = getattr(self._watch, "restart", None)
+        if forget is not None:
+            forget()
 
     @contextlib.contextmanager
     def explosions_caught(self) -> Iterator[None]:

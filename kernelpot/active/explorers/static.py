@@ -333,7 +333,7 @@ def _each(
             why = why or track.ended
     note = f"{name}, {total} in all"
     if lost:
-        note += f", {lost} of them no good: {why}"
+        note += f", {lost} of them refused, the first: {why}"
     return _all_done(track, note, start)
 
 
