@@ -102,6 +102,11 @@ def criteria_of(
     sigma = [[s for found in one.values() for s in found["sigma"]] for one in explored]
     sigma = [one for one in sigma if one]
     found = [plateau(sigma, rounds=settings.plateau_rounds, tolerance=settings.plateau)]
+    last = [one.picked for one in rounds if one.explored][-settings.plateau_rounds :]
+    if len(last) == settings.plateau_rounds and not any(last):
+        # What is below the threshold may go up and down.
+        text = f"nothing was unsure in the last {len(last)} rounds"
+        found = [found[0]._replace(met=True, text=text)]
     if not observed:
         return found
     for e, name in enumerate(names):
