@@ -362,7 +362,7 @@ def main():
             found.append(case(seed, args.folder, args.labels or most))
             one = found[-1]
             print(
-                f"{name}, seed {seed}: {one['labels']} labels of {one['label_s']:.2f} s, "
+                f"{name}, seed {seed}: {one['labels']} labels of {1e3 * one['label_s']:.0f} ms, "
                 f"{100 * one['inside']:.0f} % of the forces inside 90 %, beside labels and "
                 f"exploration {one['beside_s']:.2f} s for each label; {one['seconds']:.0f} s; "
                 f"{one['why']}",
