@@ -178,10 +178,12 @@ def duration(seconds: float) -> str:
     Returns
     -------
     str
-        Seconds, minutes or hours; a dash for what is not known.
+        From milliseconds to hours; a dash for what is not known.
     """
     if not math.isfinite(seconds):
         return "-"
+    if seconds < 0.1:
+        return f"{1e3 * seconds:.0f} ms"
     if seconds < 10.0:
         return f"{seconds:.2g} s"
     if seconds < 100.0:
@@ -283,4 +285,6 @@ def _median(values: list[float]) -> float:
 
 
 def _rms(values: list[float]) -> float:
-    return math.sqrt(_mean([value**2 for value in values]))
+    known = _finite(values)
+    largest = float(known.max(initial=0.0))  # errors of an exploded structure must not overflow
+    return largest * math.sqrt(_mean([*((known / largest) ** 2)])) if largest else _mean(values)

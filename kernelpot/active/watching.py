@@ -24,7 +24,9 @@ from kernelpot.active.standing import Standing, Turn, duration, number, percent,
 __all__ = ["Watching"]
 
 _ROUNDS = 6
-"""Last rounds that are shown."""
+"""Last rounds that are shown, where there is room."""
+_OTHER_LINES = 20
+"""That the panel has beside them."""
 
 
 class Watching:
@@ -69,7 +71,6 @@ class Watching:
                 get_renderable=self._panel,
                 console=self._console,
                 refresh_per_second=4,
-                vertical_overflow="visible",
             )
             self._live.start()
         elif self._standing.turns:
@@ -143,12 +144,13 @@ class Watching:
             grid.add_row(title, text)
         grid.add_row("time", _time(now, seconds))
         parts: list[Any] = [grid]
+        n_rounds = max(1, min(_ROUNDS, self._console.height - _OTHER_LINES))
         if now.turns:
-            parts.append(_rounds(now.turns[-_ROUNDS:]))
+            parts += ["", _rounds(now.turns[-n_rounds:])]
         if now.criteria:
-            parts.append(_criteria(now))
+            parts += ["", _criteria(now)]
         if now.ended:
-            parts.append(Text(f"Ended: {now.ended}", style="bold green"))
+            parts += ["", Text(f"Ended: {now.ended}", style="bold green")]
         return Panel(Group(*parts), title=Text(self._folder.name), title_align="left")
 
 
@@ -218,12 +220,14 @@ def _lines(kind: str, content: dict[str, Any], now: Standing) -> list[str]:
         ]
     if kind == "picked":
         n = len(content["structures"])
-        return [f"{where}{n} structures to label"] if n else [f"{where}nothing to label"]
+        return [f"{where}{n or 'no'} structure{'' if n == 1 else 's'} to label"]
     if kind == "label":
         if content["structure"] is not None:
             return []
         return [f"{where}a label failed after {duration(content['seconds'])}: {content['reason']}"]
     if kind == "learned":
+        if not one.n_good:
+            return []
         surprise = ""
         if math.isfinite(one.error):
             surprise = (
@@ -231,7 +235,7 @@ def _lines(kind: str, content: dict[str, Any], now: Standing) -> list[str]:
                 f" {percent(one.inside)} inside 90 % intervals"
             )
         return [
-            f"{where}learned {one.n_good} labels ({one.learned}) in"
+            f"{where}learned {one.n_good} label{'' if one.n_good == 1 else 's'} ({one.learned}) in"
             f" {duration(content['seconds'])}{surprise}"
         ]
     return [f"{where}{now.n_labels} of {now.most_labels} labels, {content['why']}"]
