@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from kernelpot import KernelPotential, Soap
-from kernelpot.active.explorers.dynamics import Dynamics
+from kernelpot.active.explorers.static import Rattle
 from kernelpot.active.history import History
 from kernelpot.active.journal import Entry, Journal, JournalError, read_entries
 from kernelpot.active.learner import ActiveLearner
@@ -491,10 +491,11 @@ def test_terminal_has_a_panel_and_no_lines(tmp_path):
 
 def learner(folder, tell, most_labels):
     chosen = LearnerSettings(
-        tolerance=0.02, batch=2, n_initial=3, most_labels=most_labels, n_looked=3, final_steps=0
-    )
+        tolerance=0.02, batch=2, n_initial=3, displacement=0.03, most_labels=most_labels,
+        n_looked=3, final_steps=0,
+    )  # fmt: skip
     model = KernelPotential(Soap(cutoff=4.0, n_max=3, l_max=2), n_environments=8, n_tangents=3)
-    explorers = [Dynamics(temperature=900.0, n_steps=40, n_frames=4)]
+    explorers = [Rattle(displacement=0.3, n=4)]  # far from what the first round has
     return ActiveLearner(model, EMT, COPPER, explorers, folder, settings=chosen, tell=tell)
 
 

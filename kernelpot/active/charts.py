@@ -24,8 +24,10 @@ _NAMED = 200
 """The last points, whose numbers are shown under the mouse."""
 _LEAST = 1e-9
 """Smallest number on a logarithmic axis, and the inverse of the largest: others are at its end."""
-_BARS = 80
-"""Bars of the times at most: then each is of several rounds."""
+_FEW = 8
+"""Bars for which there is room at least, so that the first is no wall."""
+_MOST_ROUNDS = 80
+"""Points of lines and bars at most: of more rounds each is the mean of several."""
 
 
 class _Axis(NamedTuple):
@@ -76,6 +78,7 @@ def learning_chart(turns: Sequence[Turn], acquired: Sequence[Acquired]) -> str:
     str
         An ``<svg>`` element.
     """
+    title = "Learning curve: new labels before they are learned"
     series = {
         "true": [one.error for one in turns],
         "expected": [one.expected for one in turns],
@@ -85,16 +88,19 @@ def learning_chart(turns: Sequence[Turn], acquired: Sequence[Acquired]) -> str:
     dots = [(one.n_known, one.error) for one in acquired if _positive(one.error)]
     y = _log_axis([*(v for of in series.values() for v in of), *(d[1] for d in dots)], False)
     if y is None:
-        return _empty("errors are known from the second round on")
+        return _empty(title, "errors are known from the second round on")
     known = [one.n_known for one in turns]
     x = _Axis(0.0, 1.05 * max(*known, 1), False, _LEFT, _WIDTH - _RIGHT, whole=True)
     parts = [_frame(x, y, "labels that the model knew", "force error (eV/A)")]
     parts.append(_dots(x, y, dots, _RED, 4.0, 0.45))
     styles = ((_RED, 2.4, ""), (_BLUE, 2.4, ""), (_GREEN, 1.6, ""), ("#333", 1.4, "6 4"))
+    spans = _spans(len(turns))
+    middles = [_mean(known[a:b]) for a, b in spans]
     for values, (colour, width, dash) in zip(series.values(), styles, strict=True):
-        parts.append(_line(x, y, known, values, colour, width, dash))
+        means = [_mean(values[a:b]) for a, b in spans]
+        parts.append(_line(x, y, middles, means, colour, width, dash))
     names = zip(series, (style[0] for style in styles), strict=True)
-    return _svg("Learning curve: errors of new labels before they are learned", parts, list(names))
+    return _svg(title, parts, list(names))
 
 
 def parity_chart(acquired: Sequence[Acquired]) -> str:
@@ -110,11 +116,12 @@ def parity_chart(acquired: Sequence[Acquired]) -> str:
     str
         An ``<svg>`` element.
     """
+    title = "Expected and true error of each structure"
     known = [one for one in acquired if _positive(one.error) and _positive(one.expected)]
     both = [value for one in known for value in (one.expected, one.error)]
     x, y = _log_axis(both, True), _log_axis(both, False)
     if x is None or y is None:
-        return _empty("no structure has been predicted and labelled yet")
+        return _empty(title, "no structure has been predicted and labelled yet")
     parts = [_frame(x, y, "expected error (eV/A)", "true error (eV/A)")]
     for factor, dash in ((1.0, ""), (2.0, "4 4"), (0.5, "4 4")):
         low, high = x.low * max(1.0, 1.0 / factor), x.high / max(1.0, factor)
@@ -126,13 +133,13 @@ def parity_chart(acquired: Sequence[Acquired]) -> str:
     for one in known[-_NAMED:]:
         px, py = x.places([one.expected])[0], y.places([one.error])[0]
         colour, opacity = (_RED, 0.95) if one.round == last else (_BLUE, 0.5)
-        title = f"label {one.number}: expected {one.expected:.3g}, true {one.error:.3g} eV/A"
+        name = f"label {one.number}: expected {one.expected:.3g}, true {one.error:.3g} eV/A"
         parts.append(
             f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3.4" fill="{colour}" opacity="{opacity}">'
-            f"<title>{title}</title></circle>"
+            f"<title>{name}</title></circle>"
         )
     names = [("last round", _RED), ("earlier ones", _BLUE), ("equal; factor of two", "#888")]
-    return _svg("Expected and true error of each structure", parts, names)
+    return _svg(title, parts, names)
 
 
 def calibration_chart(acquired: Sequence[Acquired]) -> str:
@@ -148,9 +155,10 @@ def calibration_chart(acquired: Sequence[Acquired]) -> str:
     str
         An ``<svg>`` element.
     """
+    title = "Calibration before learning"
     known = [one for one in acquired if math.isfinite(one.inside)]
     if not known:
-        return _empty("no structure has been predicted and labelled yet")
+        return _empty(title, "no structure has been predicted and labelled yet")
     inside_k = 100.0 * as_float([one.inside for one in known])
     number_k = as_float([one.number for one in known])
     total_k = np.cumsum(inside_k)
@@ -171,7 +179,7 @@ def calibration_chart(acquired: Sequence[Acquired]) -> str:
     names = [
         ("each structure", _BLUE), (f"mean of the last {_RUNNING}", _RED), ("85 to 95 %", _GREEN),
     ]  # fmt: skip
-    return _svg("Calibration before learning", parts, names)
+    return _svg(title, parts, names)
 
 
 def time_chart(turns: Sequence[Turn]) -> str:
@@ -191,15 +199,14 @@ def time_chart(turns: Sequence[Turn]) -> str:
     colours = (COLOURS[4], _GREEN, _BLUE, "#999")
     seconds_tk = as_float([[getattr(one, name) for name in names] for one in turns])
     if not seconds_tk.size or not seconds_tk.sum() > 0.0:
-        return _empty("no round has been timed yet")
-    each = math.ceil(len(turns) / _BARS)
-    starts = list(range(0, len(turns), each))
-    mean_bk = as_float([seconds_tk[s : s + each].mean(axis=0) for s in starts])
-    x = _Axis(-0.5, len(turns) - 0.5, False, _LEFT, _WIDTH - _RIGHT, whole=True)
+        return _empty("Time", "no round has been timed yet")
+    spans = _spans(len(turns))
+    mean_bk = as_float([seconds_tk[a:b].mean(axis=0) for a, b in spans])
+    x = _Axis(-0.5, max(len(turns), _FEW) - 0.5, False, _LEFT, _WIDTH - _RIGHT, whole=True)
     y = _Axis(0.0, 1.05 * mean_bk.sum(axis=1).max(), False, _HEIGHT - _BOTTOM, _TOP)
     parts = [_frame(x, y, "round", "seconds per round")]
-    for start, mean_k in zip(starts, mean_bk, strict=True):
-        left, right = x.places([start - 0.4, min(start + each, len(turns)) - 0.6])
+    for (first, end), mean_k in zip(spans, mean_bk, strict=True):
+        left, right = x.places([first - 0.4, end - 0.6])
         edges = y.places(np.concatenate([[0.0], np.cumsum(mean_k)]))
         for colour, lower, upper in zip(colours, edges[:-1], edges[1:], strict=True):
             if lower - upper > 0.05:
@@ -210,6 +217,17 @@ def time_chart(turns: Sequence[Turn]) -> str:
     share_k = 100.0 * seconds_tk.sum(axis=0) / seconds_tk.sum()
     titles = [f"{name} {share:.0f} %" for name, share in zip(names, share_k, strict=True)]
     return _svg("Time", parts, list(zip(titles, colours, strict=True)))
+
+
+def _spans(n: int) -> list[tuple[int, int]]:
+    """First rounds, and those after the last, of as many parts as can be told apart."""
+    each = math.ceil(n / _MOST_ROUNDS)
+    return [(first, min(first + each, n)) for first in range(0, n, each)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return math.fsum(value / len(known) for value in known) if known else math.nan
 
 
 def _positive(value: float) -> bool:
@@ -302,13 +320,10 @@ def _svg(title: str, parts: Sequence[str], names: Sequence[tuple[str, str]]) -> 
         legend.append(f'<rect x="{left:.0f}" y="33" width="12" height="12" fill="{colour}"/>')
         legend.append(_text(left + 16, 43.5, name, "start"))
         left += 30 + 6.3 * len(name)
+    opening = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
     heading = f'<text x="{_LEFT}" y="19" class="title">{escape(title)}</text>'
-    return _open(title) + heading + "".join(legend) + "".join(parts) + "</svg>"
+    return opening + heading + "".join(legend) + "".join(parts) + "</svg>"
 
 
-def _empty(why: str) -> str:
-    return _open(why) + _text(_WIDTH / 2, _HEIGHT / 2, why, "middle") + "</svg>"
-
-
-def _open(title: str) -> str:
-    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
+def _empty(title: str, why: str) -> str:
+    return _svg(title, [_text(_WIDTH / 2, _HEIGHT / 2, why, "middle")], [])

@@ -354,6 +354,8 @@ class Loop:
                     f"The run in {self._journal.folder} has another {name}: {was}, now {now}."
                     " Resume it with its own settings, or begin another run in another folder."
                 )
+        if any(value != before.get(name) for name, value in mine.items()):
+            self._write("settings", mine)  # a budget that was raised, and when
 
     def _save(self) -> None:
         """The model and the labels, for people and other programs."""

@@ -125,7 +125,11 @@ def _headline(name: str, now: Standing) -> str:
     n_rounds = len(now.turns)
     share = f" ({100.0 * now.labelling / now.seconds:.0f} % for labels)" if now.seconds else ""
     facts = [
-        ("labels", f"{now.n_labels} of {now.most_labels}", f"in {n_rounds} rounds{failed}"),
+        (
+            "labels",
+            f"{now.n_labels} of {now.most_labels}",
+            f"in {n_rounds} round{'' if n_rounds == 1 else 's'}{failed}",
+        ),
         ("error of new labels", number(now.last("error")), "eV/A, before they were learned"),
         ("expected of them", number(now.last("expected")), "eV/A"),
         ("inside 90 % intervals", percent(now.inside), "of the last 40 structures"),
@@ -256,7 +260,8 @@ vertical-align:middle}h1 .open{background:#0072b2}.done{background:#009e73}
 .bar i{display:block;height:8px;background:#0072b2;border-radius:4px}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(145px,1fr));gap:10px;margin:14px 0}
 .facts div{border:1px solid #ddd;border-radius:8px;padding:8px 10px}
-.facts span,.facts small{display:block;color:#666;font-size:12.5px}.facts b{font-size:21px}
+.facts span,.facts small{display:block;color:#666;font-size:12.5px}
+.facts b{font-size:19px;white-space:nowrap}
 header>p:last-child,footer{color:#777;font-size:13px}footer{margin-top:30px}
 table{border-collapse:collapse;font-size:13.5px}td,th{padding:3px 9px;text-align:left;
 border-bottom:1px solid #e6e6e6;vertical-align:top}th{color:#555;font-weight:600;position:sticky;
