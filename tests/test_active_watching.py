@@ -439,9 +439,9 @@ def test_panel_shows_what_begins_too():
     watching("exploring", {"round": 1, "explorer": 0, "name": "a", "final": True})
     assert "round 1: final run, a" in panel(watching)
     watching("learning", {"round": 1})
-    assert "learning, round 1" in panel(watching)
+    assert "round 1: learning, " in panel(watching)
     watching("learning", {"round": 0})
-    assert "learning again what the journal has, round 0" in panel(watching)
+    assert "learning again what the journal has of round 0" in panel(watching)
 
 
 def test_panel_shows_errors_criteria_and_time():
@@ -454,6 +454,19 @@ def test_panel_shows_errors_criteria_and_time():
     assert "5 of 10, 1 failed" in text
     assert re.search(r"met +plateau +enough", text)
     assert "Ended: enough" in text
+
+
+@pytest.mark.parametrize("width", [80, 110, 200])
+def test_long_words_cost_no_numbers(width):
+    # The sentence of why a fit was due took the place of the errors beside it.
+    watching = Watching("run", Console(file=io.StringIO()))
+    contents = two_rounds()
+    contents[11][1]["why"] = "13 structures, 6 at the last fit to all " + "and more " * 20
+    for kind, content, _ in contents:
+        watching(kind, content)
+    rows = [line.strip("│ ").split() for line in panel(watching, width).splitlines()]
+    row = next(row for row in rows if row[:2] == ["1", "3"])
+    assert row[2:11] == ["+2", "0.2", "0.2", "0.255", "0.354", "90", "%", "10", "s"]
 
 
 def test_watching_begins_with_what_the_journal_has(tmp_path):

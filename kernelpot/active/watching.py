@@ -106,8 +106,9 @@ class Watching:
             self._doing = f"{title}{content['name']}{place}"
             self._standing = self._standing._replace(ended="")  # it goes on
         elif kind == "learning":
-            again = " again what the journal has" if self._known(content["round"]) else ""
-            self._doing = f"learning{again}, round {content['round']}"
+            self._doing = "learning"
+            if self._known(content["round"]):
+                self._doing += f" again what the journal has of round {content['round']}"
         else:
             now = datetime.datetime.now(datetime.timezone.utc).isoformat()
             self._history.add(Entry(-1, now, kind, content))
@@ -159,7 +160,7 @@ def _errors(now: Standing) -> list[tuple[str, str]]:
         (
             "new labels",
             f"error {number(now.last('error'))} eV/A before learning, expected"
-            f" {number(now.last('expected'))}; {percent(now.inside)} inside 90 % intervals",
+            f" {number(now.last('expected'))}; {percent(now.inside)} inside 90 % intervals (last 40)",
         ),
         (
             "explorations",
@@ -175,26 +176,26 @@ def _time(now: Standing, seconds: float) -> str:
 
 
 def _rounds(turns: list[Turn]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), title_justify="left")
-    heads = ("round", "labels", "new", "threshold", "explorations", "expected", "error", "inside",
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    heads = ("round", "labels", "new", "threshold", "explored", "expected", "error", "inside",
              "seconds", "learned")  # fmt: skip
-    for head in heads:
-        table.add_column(
-            head, justify="left" if head == "learned" else "right", style="dim", no_wrap=True
-        )
+    for head in heads[:-1]:
+        table.add_column(head, justify="right", style="dim", no_wrap=True)
+    # The last column gives way: rich shortens columns that may wrap before others.
+    table.add_column(heads[-1], style="dim")
     for one in turns:
         seconds = one.exploring + one.labelling + one.learning + one.other
         cells = (
             str(one.number), str(one.n_known), _new(one), number(one.threshold), number(one.sigma),
             number(one.expected), number(one.error), percent(one.inside), duration(seconds),
-            one.learned,
         )  # fmt: skip
-        table.add_row(*map(Text, cells))
+        learned = Text(one.learned, no_wrap=True, overflow="ellipsis")
+        table.add_row(*map(Text, cells), learned)
     return table
 
 
 def _new(one: Turn) -> str:
-    return f"+{one.n_good}" + (f" ({one.n_failed} failed)" if one.n_failed else "")
+    return f"{one.n_good} of {one.n_good + one.n_failed}" if one.n_failed else f"+{one.n_good}"
 
 
 def _criteria(now: Standing) -> Table:
