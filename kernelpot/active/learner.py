@@ -59,7 +59,7 @@ class ActiveLearner:
     explorers : Sequence[Explorer]
         Each explores once in every round.
     folder : str | PathLike[str]
-        Of the run: its journal, ``model.kpot``, ``labels.xyz`` and ``run.html``.
+        Of the run: its journal, ``model.kpot`` and ``labels.xyz``.
     settings : LearnerSettings | None
         How to choose, label and stop; None for the defaults.
     images : Sequence[Atoms]

@@ -160,7 +160,8 @@ def _errors(now: Standing) -> list[tuple[str, str]]:
         (
             "new labels",
             f"error {number(now.last('error'))} eV/A before learning, expected"
-            f" {number(now.last('expected'))}; {percent(now.inside)} inside 90 % intervals (last 40)",
+            f" {number(now.last('expected'))}; of the last 40 structures {percent(now.inside)}"
+            " inside 90 % intervals",
         ),
         (
             "explorations",
