@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +24,7 @@ class Round:
     explored: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)  # by explorer
     picked: list[dict[str, Any]] | None = None
     labels: dict[int, Label] = dataclasses.field(default_factory=dict)  # by place among the picked
+    labelled: dict[int, float] = dataclasses.field(default_factory=dict)  # when, as `latest`
     learned: dict[str, Any] | None = None
     final: dict[str, Any] | None = None  # the long run after it, where there was one
     judged: dict[str, Any] | None = None
@@ -56,6 +59,10 @@ class History:
         Of what was begun twice, after an interruption, the second beginning counts.
     ended : str
         Why; "" for a run that has not ended.
+    begun : float
+        Time of the first entry, seconds since 1970; NaN without any.
+    latest : float
+        Time of the last one.
     """
 
     def __init__(self, entries: Iterable[Entry] = ()):
@@ -63,6 +70,7 @@ class History:
         self.given: list[Atoms] = []
         self.rounds: list[Round] = []
         self.ended = ""
+        self.begun = self.latest = math.nan
         for entry in entries:
             self.add(entry)
 
@@ -75,6 +83,9 @@ class History:
             Of the journal; kinds that are not of the loop are passed over.
         """
         kind, content = entry.kind, entry.content
+        self.latest = datetime.datetime.fromisoformat(entry.time).timestamp()
+        if math.isnan(self.begun):
+            self.begun = self.latest
         if kind == "settings":
             self.settings = content
             self.given = [structure_from_json(one) for one in content["given"]]
@@ -89,6 +100,7 @@ class History:
                 mine.picked = content["structures"]
             elif kind == "label":
                 mine.labels[content["place"]] = label_from_json(content)
+                mine.labelled[content["place"]] = self.latest
             elif kind in ("learned", "final", "judged"):
                 setattr(mine, kind, content)
 

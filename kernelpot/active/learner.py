@@ -60,8 +60,8 @@ class ActiveLearner:
         Each explores once in every round.
     folder : str | PathLike[str]
         Of the run: its journal, ``model.kpot`` and ``labels.xyz``.
-    settings : LearnerSettings
-        How to choose, label and stop.
+    settings : LearnerSettings | None
+        How to choose, label and stop; None for the defaults.
     images : Sequence[Atoms]
         Labelled structures to begin with.
     observable : Observable | None

@@ -21,6 +21,7 @@ from kernelpot.active.journal import Journal, JournalError
 from kernelpot.active.judging import Observable, coverage_of, criteria_of, final_scores, judged_by
 from kernelpot.active.knowledge import Knowledge, Learned
 from kernelpot.active.oracle import label_all
+from kernelpot.active.page import write_page
 from kernelpot.active.records import Candidate, Label
 from kernelpot.active.scores import Law
 from kernelpot.active.settings import LearnerSettings
@@ -37,12 +38,18 @@ __all__ = ["Loop", "Task", "Tell"]
 log = logging.getLogger("kernelpot")
 
 Tell = Callable[[str, dict[str, Any]], None]
-"""Called with the kind of each entry of the journal and its content, as it is written."""
+"""Called with the kind of each entry of the journal and its content, as it is written.
+
+Kinds that end in -ing are of what begins, and are not in the journal: "exploring" (round, explorer,
+name, final) and "learning" (round), also of rounds that the journal has.
+"""
 
 _STD_EVERY = 20
 """Steps of an exploration from one look at the expected errors to the next."""
 _STD_GAP = 5
 """And at least, where novelty is near its threshold."""
+_SHOW_EVERY = 30.0
+"""Seconds after which an entry has the page written anew before its round ends: slow labels."""
 _MAY_CHANGE = frozenset(
     {"most_labels", "most_seconds", "n_parallel", "threads", "time_limit", "plateau_rounds",
      "plateau", "coverage", "final_steps", "observable_tolerance"}
@@ -90,6 +97,7 @@ class Loop:
 
     def __init__(self, task: Task, journal: Journal):
         self._task, self._journal, self._settings = task, journal, task.settings
+        self._shown = -np.inf  # when the page was written
         self.history = History(journal.entries())
         self.knowledge = Knowledge(task.model, task.settings.window)
         self._check_settings()
@@ -107,6 +115,7 @@ class Loop:
             number += 1
         if not self.history.ended:
             self._write("ended", {"why": decision.why})
+        self._show()
         return decision
 
     # ------------------------------------------------------------------------------ a round
@@ -122,6 +131,7 @@ class Loop:
                 "picked", {"round": number, "structures": [_pick_json(*one) for one in picked]}
             )
         self._label(number)
+        self._tell("learning", {"round": number})
         learned = self.knowledge.learn(self.history.to_learn(number))
         if not self.knowledge.fitted:
             raise RuntimeError(
@@ -175,6 +185,7 @@ class Loop:
         candidates: list[Candidate] = []
         for e, explorer in enumerate(self._task.explorers):
             started = time.perf_counter()
+            self._tell_exploring(number, e, final=False)
             found = explorer.explore(
                 calculator,
                 self._from(number, e),
@@ -286,6 +297,7 @@ class Loop:
         for e, explorer in enumerate(self._task.explorers):
             if not hasattr(explorer, "n_steps"):
                 continue
+            self._tell_exploring(number, e, final=True)
             n_steps = self._settings.final_steps * explorer.n_steps
             found = dataclasses.replace(explorer, n_steps=n_steps).explore(
                 calculator,
@@ -303,8 +315,25 @@ class Loop:
     def _write(self, kind: str, content: dict[str, Any]) -> None:
         """Append an entry, and take note of it."""
         self.history.add(self._journal.append(kind, content))
+        self._tell(kind, content)
+        if kind == "judged" or time.monotonic() - self._shown > _SHOW_EVERY:
+            self._show()
+
+    def _tell(self, kind: str, content: dict[str, Any]) -> None:
         if self._task.tell is not None:
             self._task.tell(kind, content)
+
+    def _tell_exploring(self, number: int, e: int, *, final: bool) -> None:
+        name = self._task.explorers[e].name
+        self._tell("exploring", {"round": number, "explorer": e, "name": name, "final": final})
+
+    def _show(self) -> None:
+        """The page of the run; days of labels do not end with a disk that is full of pictures."""
+        try:
+            write_page(self._journal.folder, self.history)
+        except OSError as error:
+            log.warning("the page of the run could not be written: %s", error)
+        self._shown = time.monotonic()
 
     def _check_settings(self) -> None:
         """The settings of a run hold to its end, but for those that end it."""
@@ -325,6 +354,8 @@ class Loop:
                     f"The run in {self._journal.folder} has another {name}: {was}, now {now}."
                     " Resume it with its own settings, or begin another run in another folder."
                 )
+        if any(value != before.get(name) for name, value in mine.items()):
+            self._write("settings", mine)  # a budget that was raised, and when
 
     def _save(self) -> None:
         """The model and the labels, for people and other programs."""

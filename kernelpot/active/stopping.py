@@ -350,6 +350,8 @@ def time_budget(seconds: float, most: float) -> Criterion:
     if not (seconds >= 0.0 and most >= 0.0):
         raise ValueError(f"seconds must not be negative: {seconds!r} of {most!r}")
     text = f"{_duration(seconds)} of {_duration(most)} are over"
+    if math.isinf(most):
+        text = f"{_duration(seconds)} are over; there is no limit"
     return Criterion("time", seconds >= most, float(seconds), float(most), text)
 
 
