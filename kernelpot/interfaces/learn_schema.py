@@ -74,7 +74,7 @@ _LEARN = {
     "most_labels": (Count, "labels after which the run ends, those that failed among them"),
     "most_seconds": (UpTo, "time after which it ends, all parts of it together"),
     "plateau_rounds": (
-        Annotated[int, Field(ge=3)],
+        Annotated[int, Field(ge=4)],
         "rounds over which uncertainty must have ceased to change",
     ),
     "plateau": (Positive, "by which part it may change over them"),
@@ -128,7 +128,7 @@ _EXPLORERS: dict[str, tuple[type, dict[str, tuple[Any, str]]]] = {
         {
             "final": (
                 str,
-                "positions of the other end, a file, with the atoms in the order of the start",
+                "the other end: a file, its atoms in the order of the start",
             ),
             "n_images": (Count, "between the ends"),
             "fmax": (Positive, "largest force on the band at the end, eV/A"),
@@ -211,7 +211,7 @@ _ORACLES: dict[str, tuple[dict[str, Any], dict[str, tuple[Any, str]]]] = {
     "gpaw": (
         {"mode": ..., "xc": "PBE", "kpts": None, "parameters": {}},
         {
-            "mode": (str | Table, 'plane waves, { name = "pw", ecut = 400 }, have stresses; "fd" and "lcao" not'),
+            "mode": (str | Table, 'such as plane waves, { name = "pw", ecut = 400 }'),
             "xc": (str, "exchange and correlation"),
             "kpts": (
                 Annotated[list[Count], Field(min_length=3, max_length=3)] | Table | None,
