@@ -60,7 +60,7 @@ class ActiveLearner:
         Each explores once in every round.
     folder : str | PathLike[str]
         Of the run: its journal, ``model.kpot`` and ``labels.xyz``.
-    settings : LearnerSettings
+    settings : LearnerSettings | None
         How to choose, label and stop.
     images : Sequence[Atoms]
         Labelled structures to begin with.

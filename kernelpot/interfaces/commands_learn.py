@@ -5,7 +5,8 @@ Heavy modules are imported inside the functions, so that ``kernelpot --help`` an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,20 +87,16 @@ def learn(config: Path | None, given: Mapping[str, Mapping[str, Any]], *, resume
     settings = read_learn_settings(config, given)
     folder = Path(settings.output.folder)
     start, labelled = make_start(settings.start)
-    learner = ActiveLearner(
-        unfitted_model(settings),
-        make_oracle(settings.oracle[0]),
-        start,
-        make_explorers(settings.explore),
-        folder,
-        settings=learner_settings(settings),
-        images=labelled,
-        tell=_tell,
-    )
+    oracle = make_oracle(settings.oracle[0])
+    explorers = make_explorers(settings.explore)
     if not resume:
         _begin(folder, config)
     try:
-        outcome = learner.run(resume)
+        with _watching(folder) as tell:
+            outcome = ActiveLearner(
+                unfitted_model(settings), oracle, start, explorers, folder,
+                settings=learner_settings(settings), images=labelled, tell=tell,
+            ).run(resume)  # fmt: skip
     except RunLockedError as error:
         raise FileExistsError(str(error)) from error
     except NothingLearnedError as error:
@@ -157,6 +154,12 @@ def _begin(folder: Path, config: Path) -> None:
     content = config.read_bytes()
     with replacing(folder / _SETTINGS) as file:
         file.write(content)
+
+
+@contextmanager
+def _watching(folder: Path) -> Iterator[Callable[[str, dict[str, Any]], None]]:
+    """What shows a run while it goes on."""
+    yield _tell
 
 
 def _tell(kind: str, content: dict[str, Any]) -> None:
