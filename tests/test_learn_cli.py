@@ -427,6 +427,8 @@ def test_runs_that_cannot_begin(copper_run, tmp_path):
     folder, _ = copper_run
     config = folder / "copper.toml"
     assert "kernelpot learn --example" in fails_with("learn")
+    assert "belong to --replay" in fails_with("learn", config, "-o", tmp_path / "model.kpot")
+    assert "leave the file" in fails_with("learn", config, "--replay", folder / "run")
     assert "no run in" in fails_with("learn", config, "--resume", "--folder", tmp_path / "none")
     assert "nowhere.toml" in fails_with("learn", tmp_path / "nowhere.toml")
     (tmp_path / "bad.toml").write_text("[start\n")

@@ -61,7 +61,7 @@ class ActiveLearner:
     folder : str | PathLike[str]
         Of the run: its journal, ``model.kpot`` and ``labels.xyz``.
     settings : LearnerSettings | None
-        How to choose, label and stop.
+        How to choose, label and stop; None for the defaults.
     images : Sequence[Atoms]
         Labelled structures to begin with.
     observable : Observable | None

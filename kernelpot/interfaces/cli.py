@@ -179,8 +179,9 @@ def learn(
         typer.Option(help="Make the model of the run in this folder from its journal alone."),
     ] = None,
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="With --replay: file of the model.")
-    ] = Path("model.kpot"),
+        Path | None,
+        typer.Option("-o", "--output", help="With --replay: file of the model. [model.kpot]"),
+    ] = None,
     force: Force = False,
     example: Annotated[
         bool, typer.Option("--example", help="Print a settings file with all defaults, and stop.")
@@ -196,8 +197,19 @@ def learn(
     with one_line_errors(debug, kept):
         if example:
             commands_learn.print_learn_example()
-        elif replay is not None:
-            commands_learn.replay_run(replay, output, force)
+            return
+        if replay is not None:
+            if config is not None or resume:
+                raise ValueError(
+                    "--replay takes the settings from the folder of the run: leave the file, and"
+                    " --resume, out"
+                )
+            commands_learn.replay_run(replay, output or Path("model.kpot"), force)
+        elif output is not None or force:
+            raise ValueError(
+                "--output and --force belong to --replay; a run writes model.kpot into its folder:"
+                " --folder"
+            )
         else:
             commands_learn.learn(config, given, resume=resume)
 

@@ -193,7 +193,7 @@ def _learned(content: dict[str, Any]) -> str:
 
 
 def _judged(content: dict[str, Any]) -> str:
-    return "\n".join(f"  {one['name']}: {one['text']}" for one in content["criteria"])
+    return "" if content["stop"] else f"  {content['why']}"
 
 
 _LINES = {"explored": _explored, "label": _label, "learned": _learned, "judged": _judged}
