@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kernelpot import datasets
+    from kernelpot.active.learner import ActiveLearner
     from kernelpot.calculator import Calculator
     from kernelpot.data import read_images
     from kernelpot.descriptors import PairSplines, ShiftedCosine, SmoothBump, Soap, Willatt
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from kernelpot.potential import KernelPotential, load
 
 __all__ = [
+    "ActiveLearner",
     "Calculator",
     "KernelPotential",
     "PairSplines",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ActiveLearner": "kernelpot.active.learner",
     "Calculator": "kernelpot.calculator",
     "KernelPotential": "kernelpot.potential",
     "PairSplines": "kernelpot.descriptors",

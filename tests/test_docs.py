@@ -21,7 +21,7 @@ DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES_THAT_RUN = (
     ROOT / "README.md",
-    *(DOCS / f"{p}.md" for p in ("quickstart", "extending", "uneven", "uncertainty")),
+    *(DOCS / f"{p}.md" for p in ("quickstart", "extending", "uneven", "uncertainty", "active")),
 )
 # test_cli runs the demo, which takes a minute in full, test_lammps what is optional.
 NOT_RUN = {"demo", "lammps"}

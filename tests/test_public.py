@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import kernelpot
-from kernelpot import _jit
+from kernelpot import _jit, active
 
 ROOT = pathlib.Path(kernelpot.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -16,6 +16,7 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 def test_public_names_are_frozen():
     assert set(kernelpot.__all__) == {
+        "ActiveLearner",
         "Calculator",
         "KernelPotential",
         "PairSplines",
@@ -33,6 +34,37 @@ def test_public_names_are_frozen():
         assert name in dir(kernelpot)
     with pytest.raises(AttributeError, match="no attribute 'Soup'"):
         _ = kernelpot.Soup
+
+
+def test_names_of_active_learning_are_frozen():
+    assert set(active.__all__) == {
+        "ActiveLearner",
+        "BiasedDynamics",
+        "Candidate",
+        "Dynamics",
+        "Exploration",
+        "Explorer",
+        "FileOracle",
+        "Label",
+        "Law",
+        "LearnerSettings",
+        "NudgedElasticBand",
+        "Outcome",
+        "Pool",
+        "RandomStructures",
+        "Rattle",
+        "Relaxation",
+        "UnsampledDirections",
+        "Verdict",
+        "label_all",
+        "replay",
+    }
+    for name in active.__all__:
+        assert getattr(active, name).__name__ == name
+        assert name in dir(active)
+    assert kernelpot.ActiveLearner is active.ActiveLearner
+    with pytest.raises(AttributeError, match="no attribute 'Activ'"):
+        _ = active.Activ
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -66,6 +98,7 @@ def _is_member(tree, node):
         ("import kernelpot.interfaces.cli", ("numba", "sklearn", "matplotlib", "dscribe")),
         # Not gpaw, which `ase.io` imports where it is installed.
         ("from kernelpot import *", ("matplotlib", "dscribe", "tblite")),
+        ("from kernelpot.active import *", ("matplotlib", "dscribe", "tblite")),
     ],
 )
 def test_heavy_modules_are_imported_when_used(code, heavy):

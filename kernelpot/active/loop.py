@@ -33,7 +33,7 @@ from kernelpot.active.unphysical import Limits, temperature_limit
 from kernelpot.calculator import Calculator
 from kernelpot.potential import KernelPotential
 
-__all__ = ["Loop", "Task", "Tell"]
+__all__ = ["Loop", "NothingLearnedError", "Task", "Tell"]
 
 log = logging.getLogger("kernelpot")
 
@@ -55,6 +55,10 @@ _MAY_CHANGE = frozenset(
      "plateau", "coverage", "final_steps", "observable_tolerance"}
 )  # fmt: skip
 """Settings with which a run may be resumed though they are others: when it ends, and how fast."""
+
+
+class NothingLearnedError(RuntimeError):
+    """No label of the first round succeeded."""
 
 
 class Task(NamedTuple):
@@ -134,7 +138,7 @@ class Loop:
         self._tell("learning", {"round": number})
         learned = self.knowledge.learn(self.history.to_learn(number))
         if not self.knowledge.fitted:
-            raise RuntimeError(
+            raise NothingLearnedError(
                 "no label of the first round succeeded, so that there is nothing to learn; the"
                 f" first one failed with: {mine.labels[0].reason}"
             )

@@ -1,6 +1,6 @@
-"""The command line: ``kernelpot demo | fit | compare | evaluate | dimers | md | info | lammps``.
+"""The command line: ``kernelpot demo``, ``fit``, ``learn``, ``compare``, ``evaluate`` and others.
 
-It parses; what the commands do is in `commands` and `commands_report`.
+It parses; what the commands do is in `commands`, `commands_learn` and `commands_report`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from kernelpot.interfaces import commands, commands_report
+from kernelpot.interfaces import commands, commands_learn, commands_report
 from kernelpot.interfaces.console import one_line_errors, say
 
 __all__ = ["app", "main"]
@@ -159,6 +159,59 @@ def fit(
                 "of the data, then fit all of them with --dask"
             )
         commands.fit(source, given, budget if auto else None, dask, debug)
+
+
+@app.command()
+def learn(
+    config: Annotated[
+        Path | None, typer.Argument(help="Settings, TOML.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder.")
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option(help="Of the run. [run]", show_default=False)
+    ] = None,
+    labels: Annotated[int | None, typer.Option(help="Labels after which to end.")] = None,
+    time: Annotated[float | None, typer.Option(help="Seconds after which to end.")] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(help="Make the model of the run in this folder from its journal alone."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="With --replay: file of the model. [model.kpot]"),
+    ] = None,
+    force: Force = False,
+    example: Annotated[
+        bool, typer.Option("--example", help="Print a settings file with all defaults, and stop.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Learn a model from few labels: explore, label where it is unsure, stop when it is sure."""
+    given = {
+        "learn": {"most_labels": labels, "most_seconds": time},
+        "output": {"folder": None if folder is None else str(folder)},
+    }
+    kept = "no model was written" if replay else commands_learn.how_to_resume(config, folder)
+    with one_line_errors(debug, kept):
+        if example:
+            commands_learn.print_learn_example()
+            return
+        if replay is not None:
+            if config is not None or resume:
+                raise ValueError(
+                    "--replay takes the settings from the folder of the run: leave the file, and"
+                    " --resume, out"
+                )
+            commands_learn.replay_run(replay, output or Path("model.kpot"), force)
+        elif output is not None or force:
+            raise ValueError(
+                "--output and --force belong to --replay; a run writes model.kpot into its folder:"
+                " --folder"
+            )
+        else:
+            commands_learn.learn(config, given, resume=resume)
 
 
 @app.command()

@@ -37,6 +37,7 @@ __all__ = [
     "fit",
     "md",
     "print_example",
+    "refuse_to_overwrite",
 ]
 
 _DEMO_MODEL = {"n_environments": 60, "n_tangents": 10}
@@ -65,7 +66,7 @@ def demo(output: Path, force: bool) -> None:
     force : bool
         Whether it may be there already.
     """
-    _refuse_to_overwrite(output, force)
+    refuse_to_overwrite(output, force)
     from ase.build import bulk
 
     from kernelpot import datasets
@@ -137,7 +138,7 @@ def fit(
     target = Path(settings.output.model)
     if settings.output.plots and not settings.data.test:
         raise ValueError("a parity figure needs structures to test on: give --test or [data] test")
-    _refuse_to_overwrite(target, settings.output.force)
+    refuse_to_overwrite(target, settings.output.force)
     test = _read(settings.data.test) if settings.data.test else []
     if scheduler is not None:
         model = _fit_on_cluster(scheduler, settings)
@@ -275,7 +276,7 @@ def md(
     if resume:
         atoms, first_step = resume_from(output)
     else:
-        _refuse_to_overwrite(output, force)
+        refuse_to_overwrite(output, force)
         output.unlink(missing_ok=True)
         atoms, first_step = bare_copy(read_images(start, "-1")[0]), 0
         atoms = atoms.repeat(parse_supercell(supercell)) if supercell else atoms
@@ -283,8 +284,23 @@ def md(
     say(f"\nWrote {output}.")
 
 
-def _refuse_to_overwrite(path: Path, force: bool) -> None:
-    """Before the work, not after it."""
+def refuse_to_overwrite(path: Path, force: bool) -> None:
+    """Before the work, not after it.
+
+    Parameters
+    ----------
+    path : Path
+        File that is to be written.
+    force : bool
+        Whether it may be there already.
+
+    Raises
+    ------
+    FileExistsError
+        If it is there.
+    FileNotFoundError
+        If its folder is not.
+    """
     if path.exists() and not force:
         raise FileExistsError(f"{path} exists: --force overwrites it, or choose another --output")
     if not path.absolute().parent.is_dir():

@@ -7,15 +7,21 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from kernelpot.descriptors.pairs import PairSplines
 from kernelpot.descriptors.soap import Soap
-from kernelpot.interfaces.settings_errors import explain, place_of
+from kernelpot.interfaces.settings_errors import Layout, as_tables, explain, place_of
 from kernelpot.interfaces.settings_example import example
-from kernelpot.interfaces.settings_schema import LABEL_KEYS, LAYOUT, OWN, FitSettings
+from kernelpot.interfaces.settings_schema import (
+    LABEL_KEYS,
+    LAYOUT,
+    OWN,
+    FitSettings,
+    PotentialSettings,
+)
 from kernelpot.options import SETTLED
 from kernelpot.potential import KernelPotential
 
@@ -27,6 +33,7 @@ else:
 __all__ = [
     "FitSettings",
     "SettingsError",
+    "build_model",
     "check_files",
     "check_settings",
     "combine",
@@ -34,7 +41,11 @@ __all__ = [
     "fit_automatically",
     "make_model",
     "read_toml",
+    "validated",
 ]
+
+
+Sections = TypeVar("Sections", bound=BaseModel)
 
 
 class SettingsError(ValueError):
@@ -85,20 +96,47 @@ def check_settings(raw: Mapping[str, Any]) -> FitSettings:
     SettingsError
         One line per fault: the key, what was given, what is allowed.
     """
-    raw = dict(raw)
-    tables = raw.get("descriptor", {})
-    tables = [tables] if isinstance(tables, Mapping) else tables
-    if isinstance(tables, list):
-        if not tables:
-            raise SettingsError("descriptor: an empty list was given; allowed: one table or more")
-        tables = [{"kind": "soap", **t} if isinstance(t, Mapping) else t for t in tables]
-    try:
-        settings = FitSettings.model_validate(raw | {"descriptor": tables})
-    except ValidationError as error:
-        found = explain(error, raw | {"descriptor": tables}, LAYOUT)
-        raise SettingsError("\n".join(found)) from None
-    _make_descriptors(settings)
+    settings = validated(FitSettings, raw, LAYOUT, {"descriptor": "soap"})
+    _make_descriptors(settings.descriptor)
     return settings
+
+
+def validated(
+    sections: type[Sections],
+    raw: Mapping[str, Any],
+    layout: Layout,
+    kinds: Mapping[str, str | None],
+) -> Sections:
+    """Check sections and fill in the defaults.
+
+    Parameters
+    ----------
+    sections : type[Sections]
+        All that there may be.
+    raw : Mapping[str, Any]
+        Sections by name.
+    layout : Layout
+        The same for errors.
+    kinds : Mapping[str, str | None]
+        Sections of kinds, and the kind of a table that does not say it.
+
+    Returns
+    -------
+    Sections
+        Complete.
+
+    Raises
+    ------
+    SettingsError
+        One line per fault: the key, what was given, what is allowed.
+    """
+    try:
+        raw = as_tables(raw, kinds)
+        return sections.model_validate(raw)
+    except ValidationError as error:
+        raise SettingsError("\n".join(explain(error, raw, layout))) from None
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
 
 
 def combine(
@@ -193,11 +231,29 @@ def make_model(
         Not yet fitted.
     """
     keys = {key: getattr(settings.data, key) for key in LABEL_KEYS}
-    descriptors = _make_descriptors(settings)
+    return build_model(settings, **keys, progress=progress)
+
+
+def build_model(settings: PotentialSettings, **others: Any) -> KernelPotential:
+    """The unfitted model that the sections of descriptor and model describe.
+
+    Parameters
+    ----------
+    settings : PotentialSettings
+        With these sections.
+    **others : Any
+        Parameters of the model that are no settings of these.
+
+    Returns
+    -------
+    KernelPotential
+        Not yet fitted.
+    """
+    descriptors = _make_descriptors(settings.descriptor)
     values = settings.model.model_dump()
     values |= {key: _of_each(key, settings.descriptor, values[key]) for key in OWN}
     descriptor = descriptors if len(descriptors) > 1 else descriptors[0]
-    return KernelPotential(descriptor, **values, **keys, progress=progress)
+    return KernelPotential(descriptor, **values, **others)
 
 
 def _of_each(key: str, tables: list[Any], value: Any) -> Any:
@@ -274,9 +330,9 @@ def _is_single(tables: Any) -> bool:
     return isinstance(tables, list) and len(tables) == 1
 
 
-def _make_descriptors(settings: FitSettings) -> list[Soap | PairSplines]:
+def _make_descriptors(tables: list[Any]) -> list[Soap | PairSplines]:
     descriptors = []
-    for index, table in enumerate(settings.descriptor):
+    for index, table in enumerate(tables):
         own = {"kind", *OWN}
         given = {key: value for key, value in table.model_dump().items() if key not in own}
         given |= {key: None for key, value in given.items() if value == "none"}
@@ -285,5 +341,5 @@ def _make_descriptors(settings: FitSettings) -> list[Soap | PairSplines]:
             descriptors.append(cls.from_settings(given))
             descriptors[-1].validate()
         except (ValueError, TypeError) as error:
-            raise SettingsError(f"{place_of(index, settings.descriptor)} {error}") from error
+            raise SettingsError(f"{place_of(index, tables)} {error}") from error
     return descriptors

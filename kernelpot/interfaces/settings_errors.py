@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-__all__ = ["Layout", "explain", "place_of"]
+__all__ = ["Layout", "as_tables", "explain", "place_of"]
 
 Fields = Mapping[str, type[BaseModel]]
 
@@ -16,11 +16,17 @@ Fields = Mapping[str, type[BaseModel]]
 class Layout(NamedTuple):
     """What a settings file may hold."""
 
-    sections: Fields  # by name, in the order of the file, without those of descriptors
-    kinds: Fields  # tables of descriptors, by their kind
+    sections: Fields  # by name, in the order of the file, without those of kinds
+    tables: Mapping[str, Fields]  # sections that are lists of tables: by name, then by kind
+    needed: Mapping[str, str]  # at least, of sections that must be there
+
+    @property
+    def names(self) -> list[str]:
+        """Of all sections; those of kinds, which may borrow keys from others, last."""
+        return [*self.sections, *self.tables]
 
     def known(self, name: str) -> set[str]:
-        """Keys of a section, or of descriptors of any kind.
+        """Keys of a section, or of its tables of any kind.
 
         Parameters
         ----------
@@ -32,11 +38,11 @@ class Layout(NamedTuple):
         set[str]
             Their names.
         """
-        models = self.kinds.values() if name == "descriptor" else [self.sections[name]]
+        models = self.tables[name].values() if name in self.tables else [self.sections[name]]
         return {key for model in models for key in model.model_fields}
 
     def homes(self, key: str) -> list[str]:
-        """Sections that have a key; those of descriptors, which may borrow from others, last.
+        """Sections that have a key.
 
         Parameters
         ----------
@@ -48,11 +54,11 @@ class Layout(NamedTuple):
         list[str]
             Names of sections.
         """
-        return [name for name in (*self.sections, "descriptor") if key in self.known(name)]
+        return [name for name in self.names if key in self.known(name)]
 
 
-def place_of(index: int, tables: Any) -> str:
-    """How errors name a table of a descriptor.
+def place_of(index: int, tables: Any, name: str = "descriptor") -> str:
+    """How errors name a table of a section of kinds.
 
     Parameters
     ----------
@@ -60,13 +66,47 @@ def place_of(index: int, tables: Any) -> str:
         Which one.
     tables : Any
         All of them, in a list.
+    name : str
+        Of the section.
 
     Returns
     -------
     str
         In square brackets; numbered from 1 where there are several.
     """
-    return "[descriptor]" if len(tables) == 1 else f"[descriptor {index + 1}]"
+    return f"[{name}]" if len(tables) == 1 else f"[{name} {index + 1}]"
+
+
+def as_tables(raw: Mapping[str, Any], defaults: Mapping[str, str | None]) -> dict[str, Any]:
+    """Sections of kinds as lists of tables, each with its kind.
+
+    Parameters
+    ----------
+    raw : Mapping[str, Any]
+        Sections by name.
+    defaults : Mapping[str, str | None]
+        Names of sections of kinds, and the kind of a table that does not say it.
+
+    Returns
+    -------
+    dict[str, Any]
+        All sections; what is neither a table nor a list of tables stays as it is.
+
+    Raises
+    ------
+    ValueError
+        If a list is empty.
+    """
+    found = dict(raw)
+    for name in defaults.keys() & raw.keys():
+        tables = [raw[name]] if isinstance(raw[name], Mapping) else raw[name]
+        if isinstance(tables, list):
+            if not tables:
+                raise ValueError(f"{name}: an empty list was given; allowed: one table or more")
+            kind = {"kind": defaults[name]} if defaults[name] is not None else {}
+            tables = [{**kind, **one} if isinstance(one, Mapping) else one for one in tables]
+        found[name] = tables
+    return found
 
 
 def explain(error: ValidationError, raw: Mapping[str, Any], layout: Layout) -> list[str]:
@@ -77,7 +117,7 @@ def explain(error: ValidationError, raw: Mapping[str, Any], layout: Layout) -> l
     error : ValidationError
         What pydantic found.
     raw : Mapping[str, Any]
-        What was checked: sections by name, descriptors as a list of tables with their kinds.
+        What was checked: sections by name, those of kinds as lists of tables.
     layout : Layout
         What there may be.
 
@@ -89,8 +129,8 @@ def explain(error: ValidationError, raw: Mapping[str, Any], layout: Layout) -> l
     faults: dict[tuple[Any, ...], list[Any]] = {}
     for fault in error.errors(include_url=False):
         loc = fault["loc"]
-        # A descriptor's key is at ("descriptor", which one, its kind, key).
-        depth = 4 if loc[0] == "descriptor" else 2
+        # A key of a table is at (its section, which one, its kind, key).
+        depth = 4 if loc[0] in layout.tables else 2
         faults.setdefault(loc[:depth], []).append({**fault, "within": loc[depth:]})
     return [_explain(loc, found, raw, layout) for loc, found in faults.items()]
 
@@ -99,16 +139,18 @@ def _explain(loc: tuple[Any, ...], found: list[Any], raw: Mapping[str, Any], lay
     name, fault = str(loc[0]), found[0]["type"]
     if len(loc) == 1:
         return _explain_section(name, fault, raw, layout)
-    if name != "descriptor":
+    if name not in layout.tables:
         section = layout.sections[name]
         return _explain_key(f"[{name}]", str(loc[1]), section, raw[name], found, layout)
-    tables, index = raw[name], loc[1]
-    place, table = place_of(index, tables), tables[index]
+    tables, index, of_kind = raw[name], loc[1], layout.tables[name]
+    place, table = place_of(index, tables, name), tables[index]
     if len(loc) > 3:
-        return _explain_key(place, str(loc[3]), layout.kinds[loc[2]], table, found, layout)
+        return _explain_key(place, str(loc[3]), of_kind[loc[2]], table, found, layout)
     if not isinstance(table, Mapping):
         return f"{name}: {table!r} was given; allowed: a section {place} with keys"
-    kinds = " or ".join(map(repr, layout.kinds))
+    kinds = " or ".join(map(repr, of_kind))
+    if "kind" not in table:
+        return f"{place} kind: missing; allowed: {kinds}"
     return f"{place} kind: {table['kind']!r} was given; allowed: {kinds}"
 
 
@@ -121,7 +163,7 @@ def _explain_key(
     layout: Layout,
 ) -> str:
     known = section.model_fields
-    if found[0]["type"] == "extra_forbidden":
+    if found[0]["type"] == "extra_forbidden" and not found[0]["within"]:
         return f"{place} {key}: there is no such key; {_nearest_key(section, key, layout)}"
     if found[0]["type"] == "missing":
         return f"{place} {key}: missing; needed are {known[key].description}"
@@ -130,10 +172,10 @@ def _explain_key(
 
 
 def _explain_section(name: str, fault: str, raw: Mapping[str, Any], layout: Layout) -> str:
-    names = [*layout.sections, "descriptor"]
+    names = layout.names
     if name in names:
         if fault == "missing":
-            return f"[{name}] is missing; needed is at least {name}.train"
+            return f"[{name}] is missing; needed is at least {layout.needed[name]}"
         return f"{name}: {raw[name]!r} was given; allowed: a section [{name}] with keys"
     homes = layout.homes(name)
     if homes:
@@ -144,9 +186,9 @@ def _explain_section(name: str, fault: str, raw: Mapping[str, Any], layout: Layo
 
 
 def _nearest_key(section: type[BaseModel], key: str, layout: Layout) -> str:
-    if section in layout.kinds.values():
-        kinds = [kind for kind, other in layout.kinds.items() if key in other.model_fields]
-        if kinds:
+    for of_kind in layout.tables.values():
+        kinds = [kind for kind, other in of_kind.items() if key in other.model_fields]
+        if kinds and section in of_kind.values():
             return f'it belongs to kind = "{kinds[0]}"'
     homes = layout.homes(key)
     if homes:
@@ -159,6 +201,7 @@ def _nearest_key(section: type[BaseModel], key: str, layout: Layout) -> str:
 def _allowed(fault: Mapping[str, Any]) -> str:
     within = ".".join(str(part) for part in fault["within"] if not _is_type_name(str(part)))
     words = str(fault["msg"]).removeprefix("Input should be ")
+    words = words.replace("Extra inputs are not permitted", "there is no such key")
     return f"{within}: {words}" if within else words
 
 

@@ -24,16 +24,26 @@ __all__ = [
     "LABEL_KEYS",
     "LAYOUT",
     "OWN",
+    "Count",
     "DataSettings",
+    "Files",
     "FitSettings",
     "ModelSettings",
     "OutputSettings",
     "PairsSettings",
+    "Positive",
+    "PotentialSettings",
+    "Section",
     "SoapSettings",
+    "Table",
+    "WholeOrZero",
+    "section_of",
 ]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Keys that are not known are refused, and so are values of other types."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
@@ -142,19 +152,35 @@ LABEL_KEYS = tuple(f"{kind}_key" for kind in LabelKeys._fields)
 """Keys of [data] that name labels."""
 
 
-def _section(
+def section_of(
     name: str, defaults: Mapping[str, Any], fields: Mapping[str, tuple[Any, str]]
 ) -> type[BaseModel]:
+    """A section with the defaults of the class that it describes.
+
+    Parameters
+    ----------
+    name : str
+        Of the model.
+    defaults : Mapping[str, Any]
+        By key; ``...`` where there is none and the key must be given.
+    fields : Mapping[str, tuple[Any, str]]
+        Type with its limits, and what it is in words, by key.
+
+    Returns
+    -------
+    type[BaseModel]
+        The section.
+    """
     described = {
         key: (annotation, Field(default=defaults[key], description=words))
         for key, (annotation, words) in fields.items()
     }
-    return create_model(name, __base__=_Section, **described)
+    return create_model(name, __base__=Section, **described)
 
 
 def _table(kind: str, defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> type[BaseModel]:
     words = "soap, or pairs: functions of distance alone, as a term of a sum"
-    return _section(
+    return section_of(
         f"{kind.capitalize()}Settings",
         {"kind": kind, **dict.fromkeys(_OWN), **defaults},
         {"kind": (Literal[kind], words), **fields},
@@ -163,14 +189,14 @@ def _table(kind: str, defaults: Mapping[str, Any], fields: Mapping[str, Any]) ->
 
 SoapSettings = _table("soap", Soap().to_settings(), _DESCRIPTOR | _OWN)
 PairsSettings = _table("pairs", PairSplines().to_settings(), _PAIRS | _OWN_OF_PAIRS)
-ModelSettings = _section(
+ModelSettings = section_of(
     "ModelSettings",
     {name: p.default for name, p in inspect.signature(KernelPotential).parameters.items()},
     _MODEL,
 )
 
 
-class DataSettings(_Section):
+class DataSettings(Section):
     """Where the structures are, and where in them the labels."""
 
     train: Files = Field(description="files of labelled structures, anything that ASE reads")
@@ -184,7 +210,7 @@ class DataSettings(_Section):
     virial_key: str | None = Field(default=None, description="or name of the virial (eV)")
 
 
-class OutputSettings(_Section):
+class OutputSettings(Section):
     """What is written."""
 
     model: str = Field(default="model.kpot", description="file of the fitted model")
@@ -192,18 +218,24 @@ class OutputSettings(_Section):
     plots: str | None = Field(default=None, description="folder for a parity figure of the test")
 
 
-class FitSettings(_Section):
-    """All sections of a settings file."""
+class PotentialSettings(Section):
+    """The sections that say what is fitted."""
 
-    data: DataSettings
     descriptor: list[Annotated[SoapSettings | PairsSettings, Field(discriminator="kind")]] = Field(
         default_factory=lambda: [SoapSettings()], min_length=1
     )
     model: ModelSettings = Field(default_factory=ModelSettings)
+
+
+class FitSettings(PotentialSettings):
+    """All sections of a settings file."""
+
+    data: DataSettings
     output: OutputSettings = Field(default_factory=OutputSettings)
 
 
 LAYOUT = Layout(
     {"data": DataSettings, "model": ModelSettings, "output": OutputSettings},
-    {"soap": SoapSettings, "pairs": PairsSettings},
+    {"descriptor": {"soap": SoapSettings, "pairs": PairsSettings}},
+    {"data": "data.train"},
 )

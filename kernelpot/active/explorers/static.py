@@ -176,8 +176,10 @@ class RandomStructures:
         check_positive("distance", self.distance, "sums of covalent radii")
         check_at_least("n", self.n, 1)
         check_at_least("n_steps", self.n_steps, 0)
-        if self.symbols is not None:
+        try:
             Atoms(self.symbols)
+        except (ValueError, KeyError):
+            raise ValueError(f"symbols is a formula, such as Si8; got {self.symbols!r}") from None
 
     @property
     def name(self) -> str:

@@ -1,0 +1,199 @@
+"""What ``kernelpot learn`` does.
+
+Heavy modules are imported inside the functions, so that ``kernelpot --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from kernelpot.interfaces.commands import refuse_to_overwrite
+from kernelpot.interfaces.console import say, say_model
+
+__all__ = ["how_to_resume", "learn", "print_learn_example", "replay_run"]
+
+_SETTINGS = "settings.toml"
+"""Copy of the settings in the folder of the run."""
+
+
+def print_learn_example() -> None:
+    """Print a settings file with all defaults."""
+    from kernelpot.interfaces.learn_example import learn_example
+
+    typer.echo(learn_example(), nl=False)
+
+
+def how_to_resume(config: Path | None, folder: Path | None) -> str:
+    """What to say after Ctrl-C.
+
+    Parameters
+    ----------
+    config : Path | None
+        The settings file.
+    folder : Path | None
+        Of the run, where the command line gave it.
+
+    Returns
+    -------
+    str
+        With the command that goes on.
+    """
+    where = "" if folder is None else f" --folder {folder}"
+    return (
+        "what is labelled is kept, and"
+        f" `kernelpot learn {config or 'config.toml'} --resume{where}` goes on"
+    )
+
+
+def learn(config: Path | None, given: Mapping[str, Mapping[str, Any]], *, resume: bool) -> None:
+    """Run active learning to its end.
+
+    Parameters
+    ----------
+    config : Path | None
+        The settings file.
+    given : Mapping[str, Mapping[str, Any]]
+        Settings that win over those of the file, by section and key; None where nothing was given.
+    resume : bool
+        Whether to go on with the run in the folder, or to begin one.
+
+    Raises
+    ------
+    ValueError
+        If settings cannot be used, or no label of the first round succeeded.
+    FileExistsError
+        If there is a run already, or another process writes it.
+    """
+    if config is None:
+        raise ValueError(
+            "name the settings: `kernelpot learn config.toml`"
+            " (`kernelpot learn --example` prints one)"
+        )
+    from kernelpot.active.journal import RunLockedError
+    from kernelpot.active.learner import ActiveLearner
+    from kernelpot.active.loop import NothingLearnedError
+    from kernelpot.interfaces.learn_parts import make_explorers, make_oracle, make_start
+    from kernelpot.interfaces.learn_settings import (
+        learner_settings,
+        read_learn_settings,
+        unfitted_model,
+    )
+
+    settings = read_learn_settings(config, given)
+    folder = Path(settings.output.folder)
+    start, labelled = make_start(settings.start)
+    oracle = make_oracle(settings.oracle[0])
+    explorers = make_explorers(settings.explore)
+    if not resume:
+        _begin(folder, config)
+    try:
+        with _watching(folder) as tell:
+            outcome = ActiveLearner(
+                unfitted_model(settings), oracle, start, explorers, folder,
+                settings=learner_settings(settings), images=labelled, tell=tell,
+            ).run(resume)  # fmt: skip
+    except RunLockedError as error:
+        raise FileExistsError(str(error)) from error
+    except NothingLearnedError as error:
+        raise ValueError(str(error)) from error
+    failed = f", {outcome.n_failed} failed" if outcome.n_failed else ""
+    say(f"\nEnded: {outcome.why}. {outcome.n_labels} labels were learned{failed}.")
+    for criterion in outcome.criteria:
+        say(f"  {criterion.name}: {criterion.text}")
+    say(f"The model is {folder / 'model.kpot'}, its labels are {folder / 'labels.xyz'}.")
+
+
+def replay_run(folder: Path, output: Path, force: bool) -> None:
+    """The model of a run from its journal, without the oracle.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run.
+    output : Path
+        File of the model.
+    force : bool
+        Whether it may be there already.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder has no settings.
+    """
+    from kernelpot.active.learner import replay
+    from kernelpot.interfaces.learn_settings import read_learn_settings, unfitted_model
+
+    settings = folder / _SETTINGS
+    if not settings.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {_SETTINGS}, which says what the model is: it is no run of"
+            " `kernelpot learn`. In Python: kernelpot.active.replay(folder, model)"
+        )
+    refuse_to_overwrite(output, force)
+    model = replay(folder, unfitted_model(read_learn_settings(settings)))
+    model.save(output)
+    say_model(model)
+    say(f"\nSaved {output}.")
+
+
+def _begin(folder: Path, config: Path) -> None:
+    """A folder that has no run yet, with the settings of this one."""
+    from kernelpot.active.journal import read_entries
+    from kernelpot.whole_files import replacing
+
+    if (folder / "journal.jsonl").exists() and any(read_entries(folder)):
+        raise FileExistsError(
+            f"{folder} has a run already: --resume goes on with it, or give another --folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    content = config.read_bytes()
+    with replacing(folder / _SETTINGS) as file:
+        file.write(content)
+
+
+@contextmanager
+def _watching(folder: Path) -> Iterator[Callable[[str, dict[str, Any]], None]]:
+    """What shows a run while it goes on."""
+    yield _tell
+
+
+def _tell(kind: str, content: dict[str, Any]) -> None:
+    """A line for what people want to know."""
+    text = _LINES[kind](content) if kind in _LINES else ""
+    if text:
+        say(text)
+
+
+def _explored(content: dict[str, Any]) -> str:
+    return (
+        f"  {content['note']}: {content['n_steps']} steps, {content['n_candidates']} candidates"
+        f" above {1e3 * content['threshold']:.3g} meV/A, {content['seconds']:.1f} s"
+    )
+
+
+def _label(content: dict[str, Any]) -> str:
+    return f"  a label failed: {content['reason']}" if content["reason"] else ""
+
+
+def _learned(content: dict[str, Any]) -> str:
+    words = f"Round {content['round']}: {content['how']}, {content['why']}"
+    surprises = content["surprises"]
+    if surprises:
+        error, expected = (
+            1e3 * sum(one[key] for one in surprises) / len(surprises)
+            for key in ("error", "expected")
+        )
+        words += f"; errors of forces had been {error:.3g}, expected {expected:.3g} meV/A"
+    return f"{words}, {content['seconds']:.1f} s"
+
+
+def _judged(content: dict[str, Any]) -> str:
+    return "" if content["stop"] else f"  {content['why']}"
+
+
+_LINES = {"explored": _explored, "label": _label, "learned": _learned, "judged": _judged}

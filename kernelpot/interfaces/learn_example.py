@@ -1,0 +1,64 @@
+"""The settings file that ``kernelpot learn --example`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kernelpot.interfaces.learn_schema import LEARN_LAYOUT
+from kernelpot.interfaces.settings_example import lines_of, sum_of_descriptors
+
+__all__ = ["learn_example"]
+
+_COPPER = {
+    "structure": {"crystal": "Cu", "a": 3.61, "cubic": True, "supercell": "2x2x2"},
+}
+_RAMP = {"temperature": [300.0, 900.0]}
+_GIVEN: Mapping[str, Mapping[str, Any]] = {
+    "gpaw": {"mode": {"name": "pw", "ecut": 400.0}, "kpts": {"density": 3.0, "gamma": True}},
+    "ase": {"calculator": "ase.calculators.lj.LennardJones", "parameters": {"epsilon": 0.01}},
+    "python": {"function": "oracle.py:label"},
+    "files": {"folder": "queue"},
+    "band": {"final": "final.xyz"},
+    "pool": {"structures": "pool.xyz"},
+}
+"""Values for keys without defaults."""
+
+
+def learn_example() -> str:
+    """A settings file with every key, its meaning and its default.
+
+    Returns
+    -------
+    str
+        TOML, of a run that needs nothing but ASE; what else there may be is commented out.
+    """
+    of = LEARN_LAYOUT.sections
+    lines = [
+        "# Settings of `kernelpot learn`: every key with its default. As it stands, it learns",
+        "# copper from ASE's EMT potential, in minutes.",
+        "", "[start]", *lines_of(of["start"], given=_COPPER),
+        "", "# What computes the labels; other kinds are below, commented out.",
+        "[oracle]", *lines_of(LEARN_LAYOUT.tables["oracle"]["emt"]),
+        *_others("oracle", "emt", "[oracle]"),
+        "", "[learn]", *lines_of(of["learn"]),
+        "", "# What moves structures, as many tables as you like; each explores in every round.",
+        "[[explore]]", *lines_of(LEARN_LAYOUT.tables["explore"]["dynamics"], given=_RAMP),
+        *_others("explore", "dynamics", "[[explore]]"),
+        "", "[descriptor]", *lines_of(LEARN_LAYOUT.tables["descriptor"]["soap"]),
+        "", *sum_of_descriptors(),
+        "", "[model]", *lines_of(of["model"]),
+        "", "[output]", *lines_of(of["output"]),
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _others(name: str, kind: str, heading: str) -> list[str]:
+    """Tables of the other kinds, as comments."""
+    lines = []
+    for other, table in LEARN_LAYOUT.tables[name].items():
+        if other != kind:
+            block = [heading, *lines_of(table, given=_GIVEN.get(other))]
+            # The words for the kind itself are the same for all.
+            lines += ["", *("# " + line for line in [block[0], *block[2:]])]
+    return lines
