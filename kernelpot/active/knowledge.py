@@ -172,7 +172,9 @@ class Knowledge:
         )
 
     def _see_distances(self, structures: Sequence[Structure]) -> None:
-        numbers = as_int(sorted({z for one in self._structures for z in one.numbers_n.tolist()}))
+        before = [] if self._closest is None else self._closest.numbers.tolist()
+        new = {z for one in structures for z in one.numbers_n.tolist()}
+        numbers = as_int(sorted(new.union(before)))
         cutoff = 6.0
         if self._closest is not None and np.array_equal(numbers, self._closest.numbers):
             found_zz = closest_distances(structures, numbers, cutoff)
