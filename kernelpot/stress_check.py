@@ -64,7 +64,7 @@ def check_stress(
     # to nothing of what another volume would do, and the prior alone is what it predicts.
     phi_rk = whitening.whiten(np.concatenate([t.R[:, :-1] for t in stress]))
     variance = float(np.vdot(phi_rk, potrs(factor_kk, phi_rk.copy().T).T))
-    if variance > 0.25 * float(predicted @ predicted):
+    if variance > 0.25 * float(min(predicted @ predicted, label @ label)):
         return
     norms = float(np.linalg.norm(predicted) * np.linalg.norm(label))
     if norms == 0.0:

@@ -20,6 +20,7 @@ from kernelpot.active.records import Label
 from kernelpot.active.same_run import check_same, model_in_words
 from kernelpot.active.structure_json import label_to_json, structure_to_json
 from kernelpot.active.thresholds import force_tolerance, hold
+from kernelpot.active.unphysical import Limits, Sanity
 from kernelpot.calculator import Calculator
 from kernelpot.potential import KernelPotential
 
@@ -29,6 +30,8 @@ _NEAR = 0.5
 """Part of the threshold of novelty up to which no error is expected, before one was looked at."""
 _SAFETY = 0.7
 """Part of the novelty at which the error would reach the tolerance, by the square-root law."""
+_FEW = 10
+"""Structures from which on errors say more of how wide deviations are than the posterior does."""
 _FARTHEST = 4.0
 """But no more than so many times the novelty that was looked at."""
 
@@ -37,9 +40,9 @@ class OnTheFlyCalculator(AseCalculator):
     """Energies, forces and stress of a model that asks its oracle when it is unsure, for ASE.
 
     It drops into any script: dynamics, relaxations, elastic bands. Where the expected error of a
-    force is above the tolerance, the structure is labelled, learned at once, and what the oracle
-    says is the result of that step (``results["labelled"]`` is True then). Until there is a model,
-    every structure is labelled.
+    force is above the tolerance, or atoms are far nearer to each other than in any label, the
+    structure is labelled, learned at once, and what the oracle says is the result of that step
+    (``results["labelled"]`` is True then). Until there is a model, every structure is labelled.
 
     Parameters
     ----------
@@ -145,6 +148,7 @@ class OnTheFlyCalculator(AseCalculator):
         self._calculator: Calculator | None = None
         self._threshold: float | None = None
         self._since, self._quiet, self._safe = 0, 0, 0.0
+        self._sanity, self._too_close = Sanity(Limits()), False
         self._journal = None if folder is None else Journal(folder)
         try:
             self._history = History(self._journal.entries() if self._journal else ())
@@ -260,7 +264,10 @@ class OnTheFlyCalculator(AseCalculator):
         return {**found, **_results_of(label), "labelled": True}
 
     def _by_model(self, atoms: Atoms) -> dict[str, Any]:
-        self._calculator.calculate(atoms.copy(), ["energy"], all_changes)
+        atoms = atoms.copy()
+        atoms.calc = self._calculator
+        atoms.get_potential_energy()
+        self._too_close = self._sanity.look(atoms) is not None
         names = ("energy", "free_energy", "forces", "stress", "novelty")
         return {name: self._calculator.results[name] for name in names
                 if name in self._calculator.results}  # fmt: skip
@@ -291,12 +298,18 @@ class OnTheFlyCalculator(AseCalculator):
         if self._quiet > 0:
             self._quiet -= 1
             return False
+        if self._too_close:
+            return True
         self._since += 1
         novelty = float(np.max(found.get("novelty", np.inf), initial=0.0))
         if novelty <= self._safe and self._since < self._error_every:
             return False
         self._since = 0
         error_nc = self._calculator.get_property("forces_error", atoms.copy())
+        # Errors on a few structures that are much alike are far smaller than the posterior says,
+        # and tell nothing of other structures.
+        trust = _FEW / (_FEW + self._knowledge.n_errors)
+        error_nc = np.maximum(error_nc, trust * self._calculator.results["forces_std"])
         error = float(np.sqrt(np.mean(error_nc**2, axis=1).max(initial=0.0)))
         part = error / self._threshold
         if part <= 1.0:
@@ -308,6 +321,7 @@ class OnTheFlyCalculator(AseCalculator):
         """After learning: the error that counts, and the novelty up to which none is looked at."""
         proposed = force_tolerance(self.tolerance, floor=self._knowledge.least_error)
         self._threshold = hold(self._threshold, proposed)
+        self._sanity = Sanity(Limits(closest=self._knowledge.closest, volume=np.inf))
         self._safe = 0.0
         if self.model.predictor_.has_novelty:
             known = self._knowledge.novelty_map
