@@ -346,7 +346,7 @@ def test_an_easy_system_stops_by_itself(tmp_path):
         start=bulk("Cu", cubic=True),
         explorers=[short_dynamics(temperature=100.0, n_steps=40, n_frames=8)],
         more={"observable": distance},
-        tolerance=0.1, most_labels=50, plateau_rounds=3, plateau=1.0, final_steps=1, coverage=0.95,
+        tolerance=0.1, most_labels=50, plateau_rounds=4, plateau=1.0, final_steps=1, coverage=0.95,
         observable_tolerance=0.2,
     ).run()  # fmt: skip
     assert outcome.n_labels < 10
@@ -363,7 +363,7 @@ def test_an_easy_system_stops_by_itself(tmp_path):
         start=bulk("Cu", cubic=True),
         explorers=[short_dynamics(temperature=100.0, n_steps=40, n_frames=8)],
         more={"observable": distance},
-        tolerance=0.1, most_labels=50, plateau_rounds=3, plateau=1.0, final_steps=1, coverage=0.95,
+        tolerance=0.1, most_labels=50, plateau_rounds=4, plateau=1.0, final_steps=1, coverage=0.95,
         observable_tolerance=0.2,
     ).run().n_labels == outcome.n_labels  # fmt: skip
     assert len(journal(tmp_path)) == before
@@ -379,7 +379,7 @@ def test_final_runs_grow_where_they_were_too_short_to_tell():
     assert n_longer([final(0.1, 0.2), final(0.1, 1.2), final(0.3, 0.4)], settings) == 2
     longer = prolonged(short_dynamics(pressure=(0, 5)), 6, 3)
     assert (longer.n_steps, longer.n_frames) == (120, 15)
-    assert (longer.temperature, longer.pressure) == (900, 5)
+    assert (longer.temperature, longer.pressure) == (2500, 5)
     assert prolonged(Rattle(n=3), 6, 3) == Rattle(n=3)
 
 
@@ -388,7 +388,7 @@ def test_what_is_outside_in_a_final_run_is_labelled_next(tmp_path):
     learner(
         tmp_path,
         explorers=[short_dynamics(temperature=1500.0, n_steps=15)],
-        multiple=0.01, plateau_rounds=3, plateau=1e6, final_steps=8, most_labels=30,
+        multiple=0.01, plateau_rounds=4, plateau=1e6, final_steps=8, most_labels=30,
     ).run()  # fmt: skip
     entries = list(read_entries(tmp_path))
     outside = [e.content for e in entries if e.kind == "final" and e.content["outside"]]
@@ -458,7 +458,7 @@ def test_explorers_that_have_no_way_to_go(tmp_path):
         atoms.positions += rng.normal(0, 0.15, (4, 3))
         pool.append(atoms)
     outcome = learner(
-        tmp_path, explorers=[Pool(tuple(pool)), Rattle(n=4)], plateau_rounds=3, plateau=1e6,
+        tmp_path, explorers=[Pool(tuple(pool)), Rattle(n=4)], plateau_rounds=4, plateau=1e6,
         tolerance=0.3, final_steps=1, coverage=0.2, most_labels=40,
     ).run()  # fmt: skip
     assert {one.name: one.met for one in outcome.criteria}["coverage"]

@@ -103,7 +103,7 @@ class LearnerSettings:
             )
         if not 0.0 < self.coverage < 1.0:
             raise ValueError(f"coverage is a share, between 0 and 1 (0.999): {self.coverage!r}")
-        least = {"n_initial": 1, "final_steps": 0, "plateau_rounds": 3, "window": 4}
+        least = {"n_initial": 1, "final_steps": 0, "plateau_rounds": 4, "window": 4}
         for name in (
             "batch", "n_candidates", "n_initial", "window", "n_looked", "n_parallel", "threads",
             "most_labels", "plateau_rounds", "final_steps",
