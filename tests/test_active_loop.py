@@ -21,7 +21,7 @@ from kernelpot.active.explorers.paths import Relaxation
 from kernelpot.active.explorers.static import Pool, Rattle
 from kernelpot.active.history import Round
 from kernelpot.active.journal import Journal, JournalError, read_entries
-from kernelpot.active.judging import n_longer, prolonged
+from kernelpot.active.judging import at_its_end, n_longer, prolonged
 from kernelpot.active.learner import ActiveLearner, replay
 from kernelpot.active.oracle_pool import _busy, _idle
 from kernelpot.active.structure_json import label_from_json
@@ -340,7 +340,7 @@ def distance(frames):
 
 
 def test_an_easy_system_stops_by_itself(tmp_path):
-    """Coverage was never met: a final run of so few frames cannot tell, and none was longer."""
+    """It never did: runs of so few frames can tell neither of coverage nor of an observable."""
     outcome = learner(
         tmp_path,
         start=bulk("Cu", cubic=True),
@@ -377,7 +377,7 @@ def test_final_runs_grow_where_they_were_too_short_to_tell():
     assert n_longer([], settings) == 0
     assert n_longer([Round(), final(0.1, 0.2)], settings) == 1
     assert n_longer([final(0.1, 0.2), final(0.1, 1.2), final(0.3, 0.4)], settings) == 2
-    longer = prolonged(short_dynamics(pressure=(0, 5)), 6, 3)
+    longer = prolonged(at_its_end(short_dynamics(pressure=(0, 5))), 6, 3)
     assert (longer.n_steps, longer.n_frames) == (120, 15)
     assert (longer.temperature, longer.pressure) == (2500, 5)
     assert prolonged(Rattle(n=3), 6, 3) == Rattle(n=3)

@@ -179,7 +179,7 @@ def test_another_process_goes_on_with_the_folder(tmp_path):
         energy = atoms.get_potential_energy()
         assert not calc.results["labelled"]
         calc.save(tmp_path / "now.kpot")
-    with pytest.raises(JournalError, match="another model"):
+    with pytest.raises(JournalError, match="another zeta"):
         OnTheFlyCalculator(small_model().set_params(zeta=2), EMT(), folder=tmp_path, n_first=3)
     weights_m = model.fitted_.weights_m
     for again in (

@@ -21,11 +21,13 @@ from kernelpot.calculator import Calculator
 
 __all__ = [
     "Observable",
+    "at_its_end",
     "coverage_of",
     "criteria_of",
     "final_scores",
     "judged_by",
     "n_longer",
+    "n_unsettled",
     "prolonged",
 ]
 
@@ -148,10 +150,32 @@ def n_longer(rounds: Sequence[Round], settings: LearnerSettings) -> int:
     return sum(bool(share >= settings.coverage) for share in inside)
 
 
-def prolonged(explorer: Explorer, n_times: int, n_more_frames: int) -> Explorer:
-    """A longer exploration, where it has steps; ramps stay at their hottest.
+def n_unsettled(rounds: Sequence[Round]) -> int:
+    """How many explorations were too short for the observable, when there was nothing else to do.
 
-    A ramp is never in equilibrium, so that its frames would say nothing of how many there are.
+    Parameters
+    ----------
+    rounds : Sequence[Round]
+        Before the one that asks.
+
+    Returns
+    -------
+    int
+        Rounds with a plateau, no new labels, and an observable that is not settled.
+    """
+    return sum(
+        not one.picked
+        and one.judged is not None
+        and any(of["name"] == "plateau" and of["met"] for of in one.judged["criteria"])
+        and any(
+            of["observable"] and not of["observable"]["settled"] for of in one.explored.values()
+        )
+        for one in rounds
+    )
+
+
+def prolonged(explorer: Explorer, n_times: int, n_more_frames: int) -> Explorer:
+    """A longer exploration, where it has steps.
 
     Parameters
     ----------
@@ -171,6 +195,25 @@ def prolonged(explorer: Explorer, n_times: int, n_more_frames: int) -> Explorer:
     for name, factor in (("n_steps", n_times), ("n_frames", n_more_frames)):
         if hasattr(explorer, name):
             changes[name] = factor * getattr(explorer, name)
+    return dataclasses.replace(explorer, **changes) if changes else explorer
+
+
+def at_its_end(explorer: Explorer) -> Explorer:
+    """An exploration without ramps, at their hottest and at their last pressure.
+
+    A ramp is never in equilibrium, so that its frames would say nothing of how many there are.
+
+    Parameters
+    ----------
+    explorer : Explorer
+        A dataclass of settings.
+
+    Returns
+    -------
+    Explorer
+        The same one where it has no ramps.
+    """
+    changes: dict[str, Any] = {}
     for name, end in (("temperature", max), ("pressure", lambda ramp: ramp[-1])):
         if isinstance(getattr(explorer, name, None), (tuple, list)):
             changes[name] = end(getattr(explorer, name))

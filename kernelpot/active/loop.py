@@ -20,11 +20,13 @@ from kernelpot.active.history import History
 from kernelpot.active.journal import Journal
 from kernelpot.active.judging import (
     Observable,
+    at_its_end,
     coverage_of,
     criteria_of,
     final_scores,
     judged_by,
     n_longer,
+    n_unsettled,
     prolonged,
 )
 from kernelpot.active.knowledge import Knowledge, Learned
@@ -185,8 +187,10 @@ class Loop:
         calculator = Calculator(self.knowledge.model)
         threshold = self._threshold()
         candidates: list[Candidate] = []
+        longer = 2 ** n_unsettled(self.history.rounds[:number])
         for e, explorer in enumerate(self._task.explorers):
             started = time.perf_counter()
+            explorer = prolonged(explorer, longer, longer)
             found = explorer.explore(
                 calculator,
                 self._from(number, e),
@@ -312,7 +316,7 @@ class Loop:
         moving = [e for e, one in enumerate(explorers) if hasattr(one, "n_steps")]
         scores, outside = [], []
         for e in moving or range(len(explorers)):
-            explorer = prolonged(explorers[e], n_times, longer)
+            explorer = prolonged(at_its_end(explorers[e]), n_times, longer)
             for s, start in enumerate(starts):
                 found = explorer.explore(
                     calculator,
