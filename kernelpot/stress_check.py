@@ -52,13 +52,20 @@ def check_stress(
     A_kk = sum(one.G_kk / noise[label] ** 2 for label, one in others.items())
     b_k = sum(one.b_k / noise[label] ** 2 for label, one in others.items())
     np.einsum("kk->k", A_kk)[:] += whitening.spread(delta_b) ** -2.0
-    w_k = potrs(cholesky(A_kk), b_k)
+    factor_kk = cholesky(A_kk)
+    w_k = potrs(factor_kk, b_k)
     weights_m = whitening.raw_weights(w_k)
     # A fit that does not even explain its own forces has no say about stresses.
     predicted, label = _stacked(forces, weights_m)
     if np.linalg.norm(predicted - label) > 0.5 * np.linalg.norm(label):
         return
     predicted, label = _stacked(stress, weights_m)
+    # Nor has one that does not know them: where all cells are alike, energies and forces say next
+    # to nothing of what another volume would do, and the prior alone is what it predicts.
+    phi_rk = whitening.whiten(np.concatenate([t.R[:, :-1] for t in stress]))
+    variance = float(np.vdot(phi_rk, potrs(factor_kk, phi_rk.copy().T).T))
+    if variance > 0.25 * float(min(predicted @ predicted, label @ label)):
+        return
     norms = float(np.linalg.norm(predicted) * np.linalg.norm(label))
     if norms == 0.0:
         return

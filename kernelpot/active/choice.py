@@ -10,7 +10,7 @@ from ase import Atoms
 
 from kernelpot.active.acquisition import Beside, pick_by_covariance, pick_by_factors
 from kernelpot.active.costs import fit_label_cost
-from kernelpot.active.records import Candidate, Label
+from kernelpot.active.records import Candidate
 from kernelpot.active.scores import Law, violation_score, violations
 from kernelpot.calculator import Calculator
 from kernelpot.conventions import Float, System
@@ -58,7 +58,6 @@ def choose(
     *,
     threshold: float,
     n_looked: int,
-    labels: Sequence[Label] = (),
     laws: Sequence[Law] = (),
 ) -> list[tuple[Candidate, float]]:
     """Choose what is labelled.
@@ -75,8 +74,6 @@ def choose(
         Expected error of a force above which a label is wanted, eV/angstrom.
     n_looked : int
         Candidates that are compared, those of the largest scores.
-    labels : Sequence[Label]
-        So far: what they cost says what others will.
     laws : Sequence[Law]
         What is known of the true potential: violations add to the scores.
 
@@ -98,7 +95,7 @@ def choose(
         return []
     images = [one.atoms for one in looked]
     noise = max(model.reference_noise_["forces"], _LEAST_NOISE)
-    beside = _beside(images, calculator, labels, laws)
+    beside = _beside(images, calculator, laws)
     if 3 * sum(map(len, images)) <= _DENSE:
         joint = model.predict(images, return_cov="forces").cov
         picked = pick_by_covariance(joint.matrix, joint.structure_r, noise, n, beside=beside)
@@ -115,12 +112,11 @@ def _largest(candidates: Sequence[Candidate], n: int) -> list[Candidate]:
     return [candidates[k] for k in np.sort(np.argsort(-score, kind="stable")[:n])]
 
 
-def _beside(
-    images: list[Atoms], calculator: Calculator, labels: Sequence[Label], laws: Sequence[Law]
-) -> Beside:
+def _beside(images: list[Atoms], calculator: Calculator, laws: Sequence[Law]) -> Beside:
     """Costs of labels, and laws that candidates violate."""
-    done = [one for one in labels if one.atoms is not None]
-    cost = fit_label_cost([len(one.atoms) for one in done], [one.seconds for one in done])
+    # By the number of atoms alone: with the seconds that labels took, two runs of the same seed,
+    # or one that was interrupted and one that was not, would not choose the same.
+    cost = fit_label_cost((), ())
     found = Beside(cost_s=cost.predict([len(atoms) for atoms in images]))
     if not laws:
         return found

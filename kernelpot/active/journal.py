@@ -96,6 +96,8 @@ class Journal:
     def __init__(self, folder: str | PathLike[str], *, create: bool | None = None):
         self.folder = Path(folder)
         self.torn = ""
+        self._frames: list[str] | None = None  # of labels.xyz; None until it is written
+        self._labels: list[Entry] = []  # that came since it was written
         path = self.folder / _NAME
         if create is False and not path.exists():
             raise JournalError(f"There is no run in {self.folder}: it has no {_NAME}.")
@@ -180,7 +182,10 @@ class Journal:
         self._size += len(line)
         self._n_entries += 1
         self._last_chain = chain
-        return _entry(json.loads(body + b"}"))
+        entry = _entry(json.loads(body + b"}"))
+        if kind == "label" and self._frames is not None:
+            self._labels.append(entry)
+        return entry
 
     def entries(self, kind: str | None = None) -> Iterator[Entry]:
         """Read entries in their order, from the file.
@@ -229,17 +234,11 @@ class Journal:
             Extended XYZ, as `kernelpot.read_images` reads; ``info["entry"]`` is the number of the
             journal's entry. Numbers have eight decimals: the exact ones are in the journal.
         """
-        images = []
-        for entry in self.entries("label"):
-            atoms = label_from_json(entry.content).atoms
-            if atoms is not None:
-                atoms.info = {k: v for k, v in atoms.info.items() if _plain(v)}
-                atoms.info["entry"] = entry.number
-                images.append(atoms)
-        text = io.StringIO()
-        if images:
-            ase.io.write(text, images, format="extxyz")
-        return self.write_file(_LABELS, text.getvalue())
+        if self._frames is None:
+            self._frames, self._labels = [], list(self.entries("label"))
+        self._frames += map(_frame, self._labels)  # once for each, however often all are written
+        self._labels = []
+        return self.write_file(_LABELS, "".join(self._frames))
 
     def _take_up(self, path: Path) -> None:
         """Go on after the last sound entry; what is torn is put aside."""
@@ -380,6 +379,18 @@ def _write_at(file: int, place: int, content: bytes) -> None:
     while left:
         left = left[os.write(file, left) :]
     os.fsync(file)
+
+
+def _frame(entry: Entry) -> str:
+    """A label as extended XYZ; nothing of one that failed."""
+    atoms = label_from_json(entry.content).atoms
+    if atoms is None:
+        return ""
+    atoms.info = {k: v for k, v in atoms.info.items() if _plain(v)}
+    atoms.info["entry"] = entry.number
+    text = io.StringIO()
+    ase.io.write(text, atoms, format="extxyz")
+    return text.getvalue()
 
 
 def _plain(value: Any) -> bool:

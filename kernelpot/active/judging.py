@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,14 +11,25 @@ from ase import Atoms
 
 from kernelpot.active.blocking import block_average
 from kernelpot.active.choice import expected_error
+from kernelpot.active.explorers.protocol import Explorer
 from kernelpot.active.history import Round
-from kernelpot.active.records import Exploration
+from kernelpot.active.records import Candidate, Exploration
 from kernelpot.active.settings import LearnerSettings
 from kernelpot.active.stopping import Criterion, coverage, observable_converged, plateau
 from kernelpot.active.structure_json import structure_to_json
 from kernelpot.calculator import Calculator
 
-__all__ = ["Observable", "coverage_of", "criteria_of", "final_scores", "judged_by"]
+__all__ = [
+    "Observable",
+    "at_its_end",
+    "coverage_of",
+    "criteria_of",
+    "final_scores",
+    "judged_by",
+    "n_longer",
+    "n_unsettled",
+    "prolonged",
+]
 
 Observable = Callable[[list[Atoms]], Any]
 """Of the frames of an exploration: a series, one value or array for each frame."""
@@ -119,7 +131,103 @@ def criteria_of(
     return found
 
 
-def final_scores(found: Exploration, calculator: Calculator, threshold: float) -> list[list[float]]:
+def n_longer(rounds: Sequence[Round], settings: LearnerSettings) -> int:
+    """How many final runs were too short to tell: each makes the next twice as long.
+
+    Parameters
+    ----------
+    rounds : Sequence[Round]
+        Before the one that asks.
+    settings : LearnerSettings
+        Of the run.
+
+    Returns
+    -------
+    int
+        Those whose environments were inside to the share that is wanted, but too few to be sure.
+    """
+    finals = [one.final for one in rounds if one.final is not None]
+    inside = [
+        np.mean([score <= 1.0 for run in one["scores"] for score in np.ravel(run)])
+        for one in finals
+        if any(map(len, one["scores"]))
+    ]
+    return sum(bool(share >= settings.coverage) for share in inside)
+
+
+def n_unsettled(rounds: Sequence[Round]) -> int:
+    """How many explorations were too short for the observable, when there was nothing else to do.
+
+    Parameters
+    ----------
+    rounds : Sequence[Round]
+        Before the one that asks.
+
+    Returns
+    -------
+    int
+        Rounds with a plateau, no new labels, and an observable that is not settled.
+    """
+    return sum(
+        not one.picked
+        and one.judged is not None
+        and any(of["name"] == "plateau" and of["met"] for of in one.judged["criteria"])
+        and any(
+            of["observable"] and not of["observable"]["settled"] for of in one.explored.values()
+        )
+        for one in rounds
+    )
+
+
+def prolonged(explorer: Explorer, n_times: int, n_more_frames: int) -> Explorer:
+    """A longer exploration, where it has steps.
+
+    Parameters
+    ----------
+    explorer : Explorer
+        A dataclass of settings.
+    n_times : int
+        By which its steps are multiplied.
+    n_more_frames : int
+        By which the frames that it keeps are.
+
+    Returns
+    -------
+    Explorer
+        The same one where it has no steps.
+    """
+    changes: dict[str, Any] = {}
+    for name, factor in (("n_steps", n_times), ("n_frames", n_more_frames)):
+        if hasattr(explorer, name):
+            changes[name] = factor * getattr(explorer, name)
+    return dataclasses.replace(explorer, **changes) if changes else explorer
+
+
+def at_its_end(explorer: Explorer) -> Explorer:
+    """An exploration without ramps, at their hottest and at their last pressure.
+
+    A ramp is never in equilibrium, so that its frames would say nothing of how many there are.
+
+    Parameters
+    ----------
+    explorer : Explorer
+        A dataclass of settings.
+
+    Returns
+    -------
+    Explorer
+        The same one where it has no ramps.
+    """
+    changes: dict[str, Any] = {}
+    for name, end in (("temperature", max), ("pressure", lambda ramp: ramp[-1])):
+        if isinstance(getattr(explorer, name, None), (tuple, list)):
+            changes[name] = end(getattr(explorer, name))
+    return dataclasses.replace(explorer, **changes) if changes else explorer
+
+
+def final_scores(
+    found: Exploration, calculator: Calculator, threshold: float, origin: str
+) -> tuple[list[list[float]], list[Candidate]]:
     """Expected errors of a final run over the threshold, frame by frame and atom by atom.
 
     Parameters
@@ -130,20 +238,25 @@ def final_scores(found: Exploration, calculator: Calculator, threshold: float) -
         Of the model.
     threshold : float
         eV/angstrom.
+    origin : str
+        Of the candidates.
 
     Returns
     -------
-    list[list[float]]
-        With a last frame that is outside where the run came to an early end.
+    tuple[list[list[float]], list[Candidate]]
+        With a last frame that is outside where the run came to an early end; and the frames with
+        an atom that is outside.
     """
-    scores = []
-    for atoms in found.frames:
+    scores, outside = [], []
+    for k, atoms in enumerate(found.frames):
         error_n = expected_error(calculator, atoms)
         score_n = np.full(len(atoms), _OUTSIDE) if error_n is None else error_n / threshold
         scores.append(np.minimum(score_n, _OUTSIDE).tolist())
+        if error_n is not None and score_n.max() > 1.0:
+            outside.append(Candidate(atoms, origin, k, "final", float(score_n.max())))
     if not found.finished and found.frames:
         scores.append([_OUTSIDE] * len(found.frames[0]))
-    return scores
+    return scores, outside
 
 
 def coverage_of(final: dict[str, Any] | None, settings: LearnerSettings) -> Criterion:

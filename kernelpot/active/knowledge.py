@@ -47,7 +47,7 @@ class Learned(NamedTuple):
 
     how: str  # "fit", "update", or "nothing"
     why: str
-    surprises: list[Surprise]  # of the new structures; none before the first fit
+    surprises: list[Surprise]  # of the new structures; none where the model knew no such species
     seconds: float
 
 
@@ -75,7 +75,8 @@ class Knowledge:
         self.model = self._unfitted()
         self.images: list[Atoms] = []
         self._structures: list[Structure] = []
-        self._found: list[dict[str, tuple[Float, VarianceTerms]]] = []  # of the last structures
+        self._looked: list[Structure] = []  # the last ones of which errors are known
+        self._found: list[dict[str, tuple[Float, VarianceTerms]]] = []  # of these
         self._novelty: list[Float] = []  # of the atoms of structures with labels
         self._error: list[Float] = []  # of the force on each
         self._closest: Closest | None = None
@@ -105,13 +106,14 @@ class Knowledge:
         if not new:
             return Learned("nothing", "no new labels", [], 0.0)
         structures = structures_from_atoms(new, *self.model._labels())
-        surprises = self._look(new, structures) if self.fitted else []
+        known = set(self.model.species_) if self.fitted else set()
+        unknown = {z for one in structures for z in one.numbers_n.tolist()} - known
+        surprises = [] if unknown else self._look(new, structures)
         self.images += new
         self._structures += structures
         self._see_distances(structures)
         why = "the first labels"
         if self.fitted:
-            unknown = {z for one in structures for z in one.numbers_n} - set(self.model.species_)
             why = "new species" if unknown else self.model.schedule_.advice.refit
         if why:
             self.model = self._unfitted().fit(self.images)
@@ -130,6 +132,7 @@ class Knowledge:
         for atoms, one, of_kind in zip(
             new, structures, self.model.errors_with_terms(structures), strict=True
         ):
+            self._looked.append(one)
             self._found.append(of_kind)
             error_nc, terms = of_kind["forces"]
             known = np.isfinite(error_nc)
@@ -156,6 +159,7 @@ class Knowledge:
         last = self._structures[-self._window :]
         try:
             self._found = left_out_terms(self.model.fitted_, last, self.model.doubts_)
+            self._looked = last
         except DataError:
             # Noise so small that a structure alone decides what the model says of it: nothing is
             # known of it without itself. What was expected before it was learned has to do.
@@ -165,14 +169,16 @@ class Knowledge:
 
     def _calibrate(self) -> None:
         self._found = self._found[-self._window :]
-        last = self._structures[-len(self._found) :] if self._found else []
-        errors = errors_by_kind(last, self._found)
+        self._looked = self._looked[-self._window :]
+        errors = errors_by_kind(self._looked, self._found)
         self.model.calibration_ = recalibrate(
             errors, self.model.reference_noise_, "before learning"
         )
 
     def _see_distances(self, structures: Sequence[Structure]) -> None:
-        numbers = as_int(sorted({z for one in self._structures for z in one.numbers_n.tolist()}))
+        before = [] if self._closest is None else self._closest.numbers.tolist()
+        new = {z for one in structures for z in one.numbers_n.tolist()}
+        numbers = as_int(sorted(new.union(before)))
         cutoff = 6.0
         if self._closest is not None and np.array_equal(numbers, self._closest.numbers):
             found_zz = closest_distances(structures, numbers, cutoff)
@@ -192,6 +198,11 @@ class Knowledge:
         parts = [of_kind["forces"][0].ravel() for of_kind in self._found[-_RECENT:]]
         error_r = np.concatenate([np.zeros(0), *parts])
         return error_r[np.isfinite(error_r)]
+
+    @property
+    def n_errors(self) -> int:
+        """Structures by whose errors the model is calibrated."""
+        return len(self._found)
 
     @property
     def novelty_map(self) -> NoveltyMap:

@@ -26,6 +26,7 @@ from kernelpot.active.journal import Journal, JournalError, read_entries
 from kernelpot.active.judging import Observable
 from kernelpot.active.knowledge import Knowledge
 from kernelpot.active.loop import Loop, Task, Tell
+from kernelpot.active.oracle import end_processes
 from kernelpot.active.scores import Law
 from kernelpot.active.settings import LearnerSettings
 from kernelpot.active.stopping import Criterion
@@ -127,9 +128,12 @@ class ActiveLearner:
         JournalError
             If the folder's run is another one, or is not as ``resume`` says.
         """
-        with Journal(self.folder, create=None if resume is None else not resume) as journal:
-            loop = Loop(self._task, journal)
-            decision = loop.run()
+        try:
+            with Journal(self.folder, create=None if resume is None else not resume) as journal:
+                loop = Loop(self._task, journal)
+                decision = loop.run()
+        finally:
+            end_processes()
         failed = sum(one.atoms is None for one in loop.history.labels)
         n_labels = len(loop.knowledge.images)
         return Outcome(

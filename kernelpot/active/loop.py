@@ -17,12 +17,23 @@ from kernelpot.active.choice import choose
 from kernelpot.active.explorers.protocol import Explorer, snapshot
 from kernelpot.active.explorers.static import Rattle
 from kernelpot.active.history import History
-from kernelpot.active.journal import Journal, JournalError
-from kernelpot.active.judging import Observable, coverage_of, criteria_of, final_scores, judged_by
+from kernelpot.active.journal import Journal
+from kernelpot.active.judging import (
+    Observable,
+    at_its_end,
+    coverage_of,
+    criteria_of,
+    final_scores,
+    judged_by,
+    n_longer,
+    n_unsettled,
+    prolonged,
+)
 from kernelpot.active.knowledge import Knowledge, Learned
 from kernelpot.active.oracle import label_all
 from kernelpot.active.page import write_page
 from kernelpot.active.records import Candidate, Label
+from kernelpot.active.same_run import check_same, in_words, model_in_words
 from kernelpot.active.scores import Law
 from kernelpot.active.settings import LearnerSettings
 from kernelpot.active.stopping import Criterion, Decision, combine, label_budget, time_budget
@@ -104,6 +115,7 @@ class Loop:
         self._shown = -np.inf  # when the page was written
         self.history = History(journal.entries())
         self.knowledge = Knowledge(task.model, task.settings.window)
+        self._saved = ""  # fingerprint of the model that is in the folder
         self._check_settings()
 
     def run(self) -> Decision:
@@ -117,6 +129,7 @@ class Loop:
         number = 0
         while not (decision := self._round(number)).stop:
             number += 1
+        self._save()
         if not self.history.ended:
             self._write("ended", {"why": decision.why})
         self._show()
@@ -139,8 +152,9 @@ class Loop:
         learned = self.knowledge.learn(self.history.to_learn(number))
         if not self.knowledge.fitted:
             raise NothingLearnedError(
-                "no label of the first round succeeded, so that there is nothing to learn; the"
-                f" first one failed with: {mine.labels[0].reason}"
+                f"none of the {len(mine.labels)} labels of the first round succeeded, so that there"
+                f" is nothing to learn; the first one failed with: {mine.labels[0].reason}. Mend"
+                " the oracle, and begin in another folder"
             )
         fingerprint = self.knowledge.fingerprint()
         if mine.learned is None:
@@ -187,8 +201,10 @@ class Loop:
         calculator = Calculator(self.knowledge.model)
         threshold = self._threshold()
         candidates: list[Candidate] = []
+        longer = 2 ** n_unsettled(self.history.rounds[:number])
         for e, explorer in enumerate(self._task.explorers):
             started = time.perf_counter()
+            explorer = prolonged(explorer, longer, longer)
             self._tell_exploring(number, e, final=False)
             found = explorer.explore(
                 calculator,
@@ -203,13 +219,14 @@ class Loop:
                 {"round": number, "explorer": e, "name": explorer.name, "threshold": threshold,
                  "seconds": time.perf_counter() - started, **judged},
             )  # fmt: skip
+        before = self.history.round(number - 1).final if number else None
+        candidates += [_candidate_of(one) for one in (before or {}).get("outside", ())]
         return choose(
             candidates,
             self.knowledge.model,
             min(self._settings.batch, self._settings.most_labels - len(self.history.labels)),
             threshold=threshold,
             n_looked=self._settings.n_candidates,
-            labels=self.history.labels,
             laws=self._task.laws,
         )
 
@@ -227,11 +244,22 @@ class Loop:
 
         Every other time at a start: what has gone astray does not stay there.
         """
-        starts = self._task.start
+        starts = self._known_starts()
         before = self.history.round(number - 1).explored.get(e) if number > 0 else None
         if number % 2 == 0 or before is None or before["last"] is None:
             return copy.deepcopy(starts[(number // 2) % len(starts)])
         return structure_from_json(before["last"])
+
+    def _known_starts(self) -> list[Atoms]:
+        """Without those of species of which no label has succeeded: nothing can be said of them."""
+        known = set(self.knowledge.model.species_)
+        starts = [atoms for atoms in self._task.start if known.issuperset(atoms.numbers.tolist())]
+        if not starts:
+            raise RuntimeError(
+                "no structure to start from consists of species of which a label has succeeded;"
+                f" the model knows {sorted(known)} (atomic numbers)"
+            )
+        return starts
 
     def _watch(self, explorer: Explorer, threshold: float) -> Watch:
         novelty = Band()
@@ -297,20 +325,27 @@ class Loop:
         """Long explorations that nothing but unphysical states ends."""
         calculator = Calculator(self.knowledge.model)
         threshold = self._threshold()
-        scores = []
-        for e, explorer in enumerate(self._task.explorers):
-            if not hasattr(explorer, "n_steps"):
-                continue
+        starts, explorers = self._known_starts(), self._task.explorers
+        longer = 2 ** n_longer(self.history.rounds[:number], self._settings)
+        n_times = longer * -(-self._settings.final_steps // len(starts))  # in all as long as asked
+        moving = [e for e, one in enumerate(explorers) if hasattr(one, "n_steps")]
+        scores, outside = [], []
+        for e in moving or range(len(explorers)):
+            explorer = prolonged(at_its_end(explorers[e]), n_times, longer)
             self._tell_exploring(number, e, final=True)
-            n_steps = self._settings.final_steps * explorer.n_steps
-            found = dataclasses.replace(explorer, n_steps=n_steps).explore(
-                calculator,
-                self._from(0, e),
-                Watch(limits=self._limits(explorer)),
-                np.random.default_rng([self._settings.random_state, number, e, 1]),
-            )
-            scores.append(final_scores(found, calculator, threshold))
-        final = {"round": number, "threshold": threshold, "scores": scores}
+            for s, start in enumerate(starts):
+                found = explorer.explore(
+                    calculator,
+                    copy.deepcopy(start),
+                    Watch(limits=self._limits(explorer)),
+                    np.random.default_rng([self._settings.random_state, number, e, s, 1]),
+                )
+                of_run, strange = final_scores(found, calculator, threshold, explorer.name)
+                scores.append(of_run)
+                outside += strange
+        outside.sort(key=lambda one: -one.score)
+        kept = [_pick_json(one, np.nan) for one in outside[: self._settings.n_candidates]]
+        final = {"round": number, "threshold": threshold, "scores": scores, "outside": kept}
         self._write("final", final)
         return final
 
@@ -341,35 +376,39 @@ class Loop:
 
     def _check_settings(self) -> None:
         """The settings of a run hold to its end, but for those that end it."""
+        task = self._task
         mine = {
             **dataclasses.asdict(self._settings),
-            "explorers": [repr(one) for one in self._task.explorers],
-            "model": repr(self._task.model),
-            "given": [structure_to_json(atoms) for atoms in self._task.images],
+            "explorers": [in_words(one) for one in task.explorers],
+            "model": model_in_words(task.model),
+            "laws": [law.name for law in task.laws],
+            "start": [structure_to_json(atoms) for atoms in task.start],
+            "given": [structure_to_json(atoms) for atoms in task.images],
         }
-        before = self.history.settings
-        if before is None:
+        if self.history.settings is None:
             self._write("settings", mine)
-            return
-        for name, value in mine.items():
-            if name not in _MAY_CHANGE and value != before.get(name):
-                was, now = (str(one)[:200] for one in (before.get(name), value))
-                raise JournalError(
-                    f"The run in {self._journal.folder} has another {name}: {was}, now {now}."
-                    " Resume it with its own settings, or begin another run in another folder."
-                )
-        if any(value != before.get(name) for name, value in mine.items()):
-            self._write("settings", mine)  # a budget that was raised, and when
+        else:
+            check_same(self._journal.folder, self.history.settings, mine, _MAY_CHANGE)
+            if any(value != self.history.settings.get(name) for name, value in mine.items()):
+                self._write("settings", mine)  # a budget that was raised, and when
 
     def _save(self) -> None:
         """The model and the labels, for people and other programs."""
+        if self._saved == self.knowledge.fingerprint():
+            return
         self.knowledge.model.save(self._journal.folder / "model.kpot")
         self._journal.write_labels()
+        self._saved = self.knowledge.fingerprint()
 
 
 def _pick_json(candidate: Candidate, told: float) -> dict[str, Any]:
     kept = {**candidate._asdict(), "information": told}
     return {"structure": structure_to_json(kept.pop("atoms")), **kept}
+
+
+def _candidate_of(kept: dict[str, Any]) -> Candidate:
+    fields = {name: kept[name] for name in Candidate._fields if name != "atoms"}
+    return Candidate(structure_from_json(kept["structure"]), **fields)
 
 
 def _learned_json(learned: Learned, fingerprint: str) -> dict[str, Any]:
