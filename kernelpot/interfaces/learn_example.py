@@ -36,7 +36,7 @@ def learn_example() -> str:
     of = LEARN_LAYOUT.sections
     lines = [
         "# Settings of `kernelpot learn`: every key with its default. As it stands, it learns",
-        "# copper from ASE's EMT potential, in minutes.",
+        "# copper from ASE's EMT potential.",
         "", "[start]", *lines_of(of["start"], given=_COPPER),
         "", "# What computes the labels; other kinds are below, commented out.",
         "[oracle]", *lines_of(LEARN_LAYOUT.tables["oracle"]["emt"]),
