@@ -252,12 +252,13 @@ def moody(atoms):
 
 def test_labels_that_fail_are_recorded_and_the_run_goes_on(tmp_path):
     outcome = learner(
-        tmp_path, moody, time_limit=2.0, n_initial=9, most_labels=16, n_candidates=8, batch=3
+        tmp_path, moody, time_limit=2.0, n_initial=6, most_labels=12, plateau_rounds=4, plateau=1.0
     ).run()
-    reasons = [one.content["reason"] for one in read_entries(tmp_path) if one.kind == "label"]
-    assert len(reasons) == 16
+    entries = [one.content for one in read_entries(tmp_path) if one.kind == "label"]
+    reasons = [one["reason"] for one in entries]
+    assert {one["round"] for one in entries} > {0}
     assert outcome.n_failed == sum(map(bool, reasons)) > 2
-    assert outcome.n_labels == 16 - outcome.n_failed > 2
+    assert outcome.n_labels == len(reasons) - outcome.n_failed > 2
     assert any("not converged" in one for one in reasons)
     assert any("not finite" in one for one in reasons)
     assert any("time limit" in one for one in reasons)
@@ -297,12 +298,12 @@ def test_a_raised_budget_goes_on(tmp_path):
 def test_the_time_of_all_parts_counts(tmp_path):
     outcome = learner(tmp_path, most_labels=50, most_seconds=1e-3).run()
     assert outcome.n_labels == 3  # the first round is over before the time is looked at
-    assert "time" in outcome.why
+    assert "are over" in outcome.why
     assert learner(tmp_path, most_labels=50, most_seconds=1e-3).run().n_labels == 3
     spent = sum(one.content["seconds"] for one in read_entries(tmp_path) if one.kind == "judged")
     resumed = learner(tmp_path, most_labels=50, most_seconds=spent + 1e-3).run()
     assert len(journal(tmp_path, "judged")) == 2  # one round more: the first part has counted
-    assert "time" in resumed.why
+    assert "are over" in resumed.why
 
 
 def test_another_run_is_not_resumed(undisturbed):
@@ -388,7 +389,7 @@ def test_what_is_outside_in_a_final_run_is_labelled_next(tmp_path):
     learner(
         tmp_path,
         explorers=[short_dynamics(temperature=1500.0, n_steps=15)],
-        multiple=0.01, plateau_rounds=4, plateau=1e6, final_steps=8, most_labels=30,
+        multiple=0.01, plateau_rounds=4, plateau=1e6, final_steps=8, most_labels=12,
     ).run()  # fmt: skip
     entries = list(read_entries(tmp_path))
     outside = [e.content for e in entries if e.kind == "final" and e.content["outside"]]
