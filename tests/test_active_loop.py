@@ -347,7 +347,7 @@ def test_an_easy_system_stops_by_itself(tmp_path):
         return learner(
             tmp_path,
             start=bulk("Cu", cubic=True),
-            explorers=[short_dynamics(temperature=100.0, n_steps=600, n_frames=12)],
+            explorers=[short_dynamics(temperature=100.0, n_steps=450, n_frames=36, timestep=5.0)],
             more={"observable": distance},
             tolerance=0.1, most_labels=50, plateau_rounds=4, plateau=1.0, final_steps=1,
             coverage=0.95, observable_tolerance=0.2,
