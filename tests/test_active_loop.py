@@ -252,12 +252,13 @@ def moody(atoms):
 
 def test_labels_that_fail_are_recorded_and_the_run_goes_on(tmp_path):
     outcome = learner(
-        tmp_path, moody, time_limit=2.0, n_initial=9, most_labels=16, n_candidates=8, batch=3
+        tmp_path, moody, time_limit=2.0, n_initial=6, most_labels=12, plateau_rounds=4, plateau=1.0
     ).run()
-    reasons = [one.content["reason"] for one in read_entries(tmp_path) if one.kind == "label"]
-    assert len(reasons) == 16
+    entries = [one.content for one in read_entries(tmp_path) if one.kind == "label"]
+    reasons = [one["reason"] for one in entries]
+    assert {one["round"] for one in entries} > {0}
     assert outcome.n_failed == sum(map(bool, reasons)) > 2
-    assert outcome.n_labels == 16 - outcome.n_failed > 2
+    assert outcome.n_labels == len(reasons) - outcome.n_failed > 2
     assert any("not converged" in one for one in reasons)
     assert any("not finite" in one for one in reasons)
     assert any("time limit" in one for one in reasons)
@@ -297,12 +298,12 @@ def test_a_raised_budget_goes_on(tmp_path):
 def test_the_time_of_all_parts_counts(tmp_path):
     outcome = learner(tmp_path, most_labels=50, most_seconds=1e-3).run()
     assert outcome.n_labels == 3  # the first round is over before the time is looked at
-    assert "time" in outcome.why
+    assert "are over" in outcome.why
     assert learner(tmp_path, most_labels=50, most_seconds=1e-3).run().n_labels == 3
     spent = sum(one.content["seconds"] for one in read_entries(tmp_path) if one.kind == "judged")
     resumed = learner(tmp_path, most_labels=50, most_seconds=spent + 1e-3).run()
     assert len(journal(tmp_path, "judged")) == 2  # one round more: the first part has counted
-    assert "time" in resumed.why
+    assert "are over" in resumed.why
 
 
 def test_another_run_is_not_resumed(undisturbed):
@@ -341,14 +342,18 @@ def distance(frames):
 
 def test_an_easy_system_stops_by_itself(tmp_path):
     """It never did: runs of so few frames can tell neither of coverage nor of an observable."""
-    outcome = learner(
-        tmp_path,
-        start=bulk("Cu", cubic=True),
-        explorers=[short_dynamics(temperature=100.0, n_steps=40, n_frames=8)],
-        more={"observable": distance},
-        tolerance=0.1, most_labels=50, plateau_rounds=4, plateau=1.0, final_steps=1, coverage=0.95,
-        observable_tolerance=0.2,
-    ).run()  # fmt: skip
+
+    def easy():
+        return learner(
+            tmp_path,
+            start=bulk("Cu", cubic=True),
+            explorers=[short_dynamics(temperature=100.0, n_steps=450, n_frames=36, timestep=5.0)],
+            more={"observable": distance},
+            tolerance=0.1, most_labels=50, plateau_rounds=4, plateau=1.0, final_steps=1,
+            coverage=0.95, observable_tolerance=0.2,
+        ).run()  # fmt: skip
+
+    outcome = easy()
     assert outcome.n_labels < 10
     found = {one.name: one for one in outcome.criteria}
     for name in ("plateau", "coverage", "observable"):
@@ -357,16 +362,9 @@ def test_an_easy_system_stops_by_itself(tmp_path):
     lengths = [len(one["scores"][0]) for one in finals]
     assert lengths == sorted(lengths)
     # And again nothing happens.
-    before = len(journal(tmp_path))
-    assert learner(
-        tmp_path,
-        start=bulk("Cu", cubic=True),
-        explorers=[short_dynamics(temperature=100.0, n_steps=40, n_frames=8)],
-        more={"observable": distance},
-        tolerance=0.1, most_labels=50, plateau_rounds=4, plateau=1.0, final_steps=1, coverage=0.95,
-        observable_tolerance=0.2,
-    ).run().n_labels == outcome.n_labels  # fmt: skip
-    assert len(journal(tmp_path)) == before
+    before = journal(tmp_path)
+    assert easy().n_labels == outcome.n_labels
+    assert journal(tmp_path) == before
 
 
 def test_final_runs_grow_where_they_were_too_short_to_tell():
@@ -388,7 +386,7 @@ def test_what_is_outside_in_a_final_run_is_labelled_next(tmp_path):
     learner(
         tmp_path,
         explorers=[short_dynamics(temperature=1500.0, n_steps=15)],
-        multiple=0.01, plateau_rounds=4, plateau=1e6, final_steps=8, most_labels=30,
+        multiple=0.01, plateau_rounds=4, plateau=1e6, final_steps=8, most_labels=12,
     ).run()  # fmt: skip
     entries = list(read_entries(tmp_path))
     outside = [e.content for e in entries if e.kind == "final" and e.content["outside"]]

@@ -522,6 +522,18 @@ def test_stress_in_other_units_is_noticed(emt_images, emt_soap):
         KernelPotential(emt_soap, n_environments=15, n_tangents=5).fit(images)
 
 
+def test_stress_is_not_judged_where_all_cells_are_alike():
+    """Right labels were said to have the wrong sign: the fit knew nothing of other volumes."""
+    rng = np.random.default_rng(0)
+    images = [bulk("Cu", cubic=True) * 2 for _ in range(4)]
+    way_nc = rng.normal(0, 0.05, (32, 3))
+    for k, atoms in enumerate(images):  # steps of one trajectory
+        atoms.positions += (k + 1) / 4.0 * way_nc
+        label(atoms)
+    soap = Soap(cutoff=4.0, n_max=4, l_max=3, sigma=0.5)
+    KernelPotential(soap, n_environments=20, n_tangents=5).fit(images)  # warnings are errors
+
+
 def test_progress_is_told(emt_images, emt_soap):
     heard = []
     KernelPotential(
