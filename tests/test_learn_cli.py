@@ -359,7 +359,7 @@ def copper_run(tmp_path_factory):
 
 def test_a_run_ends_with_a_model(copper_run):
     folder, said = copper_run
-    for words in ("Round 0: fit", "dynamics from 300 to 900 K", "rattling by 0.2 A", "of forces",
+    for words in ("round 0: learned 4 labels (fit", "dynamics from 300 to 900 K", "rattling by 0.2 A", "inside 90 %",
                   "7 of 7 labels are used", "7 labels were learned", "model.kpot"):  # fmt: skip
         assert words in said
     assert len(labels_in(folder / "run")) == 7
@@ -443,7 +443,7 @@ def test_runs_that_cannot_begin(copper_run, tmp_path):
     other.write_text(COPPER.replace("n_tangents = 4", "n_tangents = 5"))
     result = call("learn", other, "--resume", "--folder", folder / "run")
     assert result.exit_code == 2
-    assert "has another model" in result.stderr
+    assert "has another n_tangents" in result.stderr
 
 
 def test_an_oracle_that_always_fails_is_an_error_in_a_line(tmp_path):
@@ -453,7 +453,7 @@ def test_an_oracle_that_always_fails_is_an_error_in_a_line(tmp_path):
     config.write_text(COPPER.replace('kind = "emt"', table))
     result = call("learn", config, "--folder", tmp_path / "run")
     assert result.exit_code == 2
-    assert result.stdout.count("a label failed: ValueError: no licence") == 4
+    assert result.stdout.count("ValueError: no licence") == 4
     (line,) = result.stderr.strip().splitlines()
     assert "of the first round succeeded" in line
     assert "no licence" in line

@@ -255,7 +255,7 @@ class Loop:
         known = set(self.knowledge.model.species_)
         starts = [atoms for atoms in self._task.start if known.issuperset(atoms.numbers.tolist())]
         if not starts:
-            raise RuntimeError(
+            raise NothingLearnedError(
                 "no structure to start from consists of species of which a label has succeeded;"
                 f" the model knows {sorted(known)} (atomic numbers)"
             )

@@ -5,15 +5,14 @@ Heavy modules are imported inside the functions, so that ``kernelpot --help`` an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from kernelpot.interfaces.commands import refuse_to_overwrite
-from kernelpot.interfaces.console import say, say_model
+from kernelpot.interfaces.console import out, say, say_model
 
 __all__ = ["how_to_resume", "learn", "print_learn_example", "replay_run"]
 
@@ -77,6 +76,7 @@ def learn(config: Path | None, given: Mapping[str, Mapping[str, Any]], *, resume
     from kernelpot.active.journal import RunLockedError
     from kernelpot.active.learner import ActiveLearner
     from kernelpot.active.loop import NothingLearnedError
+    from kernelpot.active.watching import Watching
     from kernelpot.interfaces.learn_parts import make_explorers, make_oracle, make_start
     from kernelpot.interfaces.learn_settings import (
         learner_settings,
@@ -92,7 +92,7 @@ def learn(config: Path | None, given: Mapping[str, Mapping[str, Any]], *, resume
     if not resume:
         _begin(folder, config)
     try:
-        with _watching(folder) as tell:
+        with Watching(folder, out) as tell:
             outcome = ActiveLearner(
                 unfitted_model(settings), oracle, start, explorers, folder,
                 settings=learner_settings(settings), images=labelled, tell=tell,
@@ -154,46 +154,3 @@ def _begin(folder: Path, config: Path) -> None:
     content = config.read_bytes()
     with replacing(folder / _SETTINGS) as file:
         file.write(content)
-
-
-@contextmanager
-def _watching(folder: Path) -> Iterator[Callable[[str, dict[str, Any]], None]]:
-    """What shows a run while it goes on."""
-    yield _tell
-
-
-def _tell(kind: str, content: dict[str, Any]) -> None:
-    """A line for what people want to know."""
-    text = _LINES[kind](content) if kind in _LINES else ""
-    if text:
-        say(text)
-
-
-def _explored(content: dict[str, Any]) -> str:
-    return (
-        f"  {content['note']}: {content['n_steps']} steps, {content['n_candidates']} candidates"
-        f" above {1e3 * content['threshold']:.3g} meV/A, {content['seconds']:.1f} s"
-    )
-
-
-def _label(content: dict[str, Any]) -> str:
-    return f"  a label failed: {content['reason']}" if content["reason"] else ""
-
-
-def _learned(content: dict[str, Any]) -> str:
-    words = f"Round {content['round']}: {content['how']}, {content['why']}"
-    surprises = content["surprises"]
-    if surprises:
-        error, expected = (
-            1e3 * sum(one[key] for one in surprises) / len(surprises)
-            for key in ("error", "expected")
-        )
-        words += f"; errors of forces had been {error:.3g}, expected {expected:.3g} meV/A"
-    return f"{words}, {content['seconds']:.1f} s"
-
-
-def _judged(content: dict[str, Any]) -> str:
-    return "" if content["stop"] else f"  {content['why']}"
-
-
-_LINES = {"explored": _explored, "label": _label, "learned": _learned, "judged": _judged}
