@@ -359,8 +359,15 @@ def copper_run(tmp_path_factory):
 
 def test_a_run_ends_with_a_model(copper_run):
     folder, said = copper_run
-    for words in ("round 0: learned 4 labels (fit", "dynamics from 300 to 900 K", "rattling by 0.2 A", "inside 90 %",
-                  "7 of 7 labels are used", "7 labels were learned", "model.kpot"):  # fmt: skip
+    for words in (
+        "round 0: learned 4 labels (fit",
+        "dynamics from 300 to 900 K",
+        "rattling by 0.2 A",
+        "inside 90 %",
+        "7 of 7 labels are used",
+        "7 labels were learned",
+        "model.kpot",
+    ):
         assert words in said
     assert len(labels_in(folder / "run")) == 7
     assert (folder / "run" / "settings.toml").read_text() == COPPER
