@@ -19,7 +19,7 @@ from ase.calculators.emt import EMT
 from kernelpot import load
 from kernelpot.active.explorers.paths import Relaxation
 from kernelpot.active.explorers.static import Pool, Rattle
-from kernelpot.active.history import Round
+from kernelpot.active.history import History, Round
 from kernelpot.active.journal import Journal, JournalError, read_entries
 from kernelpot.active.judging import at_its_end, n_longer, prolonged
 from kernelpot.active.learner import ActiveLearner, replay
@@ -152,7 +152,8 @@ def interrupted_at(n):
     count = itertools.count(1)
 
     def tell(kind, content):
-        if next(count) == n:
+        # What begins is told too, also of rounds that the journal has already.
+        if kind not in ("exploring", "learning") and next(count) == n:
             raise KeyboardInterrupt
 
     return tell
@@ -444,7 +445,9 @@ def test_starts_of_which_no_label_succeeded_are_left_out(tmp_path):
     ).run()
     assert outcome.model.species_ == (29,)
     assert outcome.n_failed == 3
-    assert outcome.n_labels == 6
+    assert 3 <= outcome.n_labels <= 6  # it may be sure of the crystal before its budget is used up
+    rounds = History(read_entries(tmp_path)).rounds
+    assert any(one.explored for one in rounds)
 
 
 def test_explorers_that_have_no_way_to_go(tmp_path):
