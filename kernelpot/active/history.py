@@ -83,9 +83,10 @@ class History:
             Of the journal; kinds that are not of the loop are passed over.
         """
         kind, content = entry.kind, entry.content
-        self.latest = datetime.datetime.fromisoformat(entry.time).timestamp()
-        if math.isnan(self.begun):
-            self.begun = self.latest
+        if entry.time:  # what is in no journal has none
+            self.latest = datetime.datetime.fromisoformat(entry.time).timestamp()
+            if math.isnan(self.begun):
+                self.begun = self.latest
         if kind == "settings":
             self.settings = content
             self.given = [structure_from_json(one) for one in content["given"]]

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from ase import Atoms
 
+from kernelpot._machine import one_blas_thread
 from kernelpot.active.explorers.protocol import Explorer
 from kernelpot.active.history import History
 from kernelpot.active.journal import Journal, JournalError, read_entries
@@ -128,8 +129,11 @@ class ActiveLearner:
         JournalError
             If the folder's run is another one, or is not as ``resume`` says.
         """
+        create = None if resume is None else not resume
         try:
-            with Journal(self.folder, create=None if resume is None else not resume) as journal:
+            # With other numbers of threads BLAS rounds otherwise, and dynamics make much of it: a
+            # run that is resumed elsewhere has to go on as it would have.
+            with one_blas_thread(), Journal(self.folder, create=create) as journal:
                 loop = Loop(self._task, journal)
                 decision = loop.run()
         finally:
@@ -165,9 +169,10 @@ def replay(folder: str | PathLike[str], model: KernelPotential) -> KernelPotenti
     if history.settings is None:
         raise JournalError(f"There is no run in {folder} yet.")
     knowledge = Knowledge(model, history.settings["window"])
-    for number, one in enumerate(history.rounds):
-        if one.learned is not None:
-            knowledge.learn(history.to_learn(number))
+    with one_blas_thread():
+        for number, one in enumerate(history.rounds):
+            if one.learned is not None:
+                knowledge.learn(history.to_learn(number))
     if not knowledge.fitted:
         raise JournalError(f"The run in {folder} has learned nothing yet.")
     return knowledge.model

@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.calculators.calculator import CalculationFailed, all_changes
 from ase.calculators.calculator import Calculator as AseCalculator
 
+from kernelpot._machine import one_blas_thread
 from kernelpot.active.history import History
 from kernelpot.active.journal import Entry, Journal
 from kernelpot.active.knowledge import Knowledge
@@ -238,7 +239,8 @@ class OnTheFlyCalculator(AseCalculator):
         super().calculate(atoms, properties, system_changes)
         if not results:
             self.n_calls += 1
-            results = self._compute(self.atoms)
+            with one_blas_thread():
+                results = self._compute(self.atoms)
         if "forces_error" in properties and self._calculator is not None:
             error_nc = self._calculator.get_property("forces_error", self.atoms.copy())
             results["forces_error"] = error_nc
@@ -361,7 +363,8 @@ class OnTheFlyCalculator(AseCalculator):
         return max(number + (number >= 0 and rounds[number].learned is not None), 0)
 
     def _learn(self, number: int) -> None:
-        learned = self._knowledge.learn(self._history.to_learn(number))
+        with one_blas_thread():  # as in a learner's run
+            learned = self._knowledge.learn(self._history.to_learn(number))
         self._calculator = Calculator(self.model)
         self._set_thresholds()
         if self._history.round(number).learned is None:
