@@ -156,7 +156,7 @@ def farthest(images, n):
         x_nq, _ = bound.features(system, np.arange(one.n_atoms))
         # Atom by atom: the molecule is always the same.
         rows.append(x_nq.ravel() / np.sqrt(one.n_atoms))
-    return [images[k] for k in select(np.array(rows), n, "fps", random_state=0)]
+    return [images[k] for k in select(np.array(rows), n, "fps", np.random.default_rng(0))]
 
 
 def mae_of(images, test):
