@@ -211,13 +211,17 @@ class Killed:
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_moments(undisturbed, tmp_path):
-    """The kill itself, SIGKILL, at random times from the beginning to the end of a run."""
+def test_killed_at_twenty_moments(tmp_path):
+    """The kill itself, SIGKILL, at random times from the beginning to the end of a run.
+
+    Compared with a run of a process of the same kind: one that has run hundreds of other tests
+    was seen to round otherwise.
+    """
     rng = random.Random(0)
     whole = Killed(tmp_path / "whole")
     ended, seconds = whole.live(None)
     assert ended
-    assert labelled(whole.folder) == labelled(undisturbed.folder)
+    assert len(labelled(whole.folder)) == small_settings().most_labels
     assert sorted(whole.called) == sorted(labelled(whole.folder).values())
     kills = 0
     for number in itertools.count():
@@ -227,8 +231,8 @@ def test_killed_at_twenty_moments(undisturbed, tmp_path):
         while not run.live(rng.uniform(0.0, 0.7 * seconds) if kills < 20 else None)[0]:
             kills += 1
             mine += 1
-        assert labelled(run.folder) == labelled(undisturbed.folder)
-        assert fingerprint(run.folder) == fingerprint(undisturbed.folder)
+        assert labelled(run.folder) == labelled(whole.folder)
+        assert fingerprint(run.folder) == fingerprint(whole.folder)
         assert len(run.called) <= len(labelled(run.folder)) + mine
         if kills >= 20:
             return
