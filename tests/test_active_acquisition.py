@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from kernelpot.active.acquisition import Beside, pick_by_covariance, pick_by_factors
+from kernelpot.active.acquisition import pick_by_covariance, pick_by_factors
+from kernelpot.active.batches import Beside
 from kernelpot.active.costs import fit_label_cost
+from kernelpot.active.mean_variance import pick_for_mean
 from kernelpot.active.scores import (
     Law,
     energy_below,
@@ -178,6 +180,80 @@ def test_a_covariance_that_rounding_moved_below_zero():
     C_rr = np.array([[1.0, 1.0 + 1e-9], [1.0 + 1e-9, 1.0]])
     found = pick_by_covariance(C_rr, [0, 1], 1e-6, 2, alike=1.0)
     assert np.isfinite(found.information).all()
+
+
+def test_rounding_below_the_noise_stops_nothing():
+    rng = np.random.default_rng(0)
+    phi_rk = 1e3 * rng.normal(size=(12, 4))
+    structure_r = np.repeat(np.arange(4), 3)
+    C_rr = phi_rk @ phi_rk.T
+    axis_r = np.linalg.eigh(C_rr)[1][:, 0]
+    C_rr -= 5e-5 * np.outer(axis_r, axis_r)  # beyond a noise of 1e-3, and 1e-11 of the largest
+    for pick in (
+        pick_by_covariance(C_rr, structure_r, 1e-3, 4, alike=1.0).picks,
+        pick_for_mean(C_rr, structure_r, np.ones(4, bool), 1e-3, 4, alike=1.0).picks,
+    ):
+        assert set(pick) <= set(range(4))
+        assert len(pick) > 1
+    C_rr[0, 5] += 1e3
+    with pytest.raises(ValueError, match="not symmetric"):
+        pick_by_covariance(C_rr, structure_r, 1e-3, 4)
+
+
+@given(st.integers(0, 10_000), st.floats(0.05, 5.0), st.integers(0, 6), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_picks_for_the_mean_are_those_of_the_twin(seed, noise, n, with_much_beside):
+    rng = np.random.default_rng(seed)
+    factors = [one for one in candidates(rng, n=6) if len(one)]
+    if not factors:
+        return
+    C_rr, structure_r = joint(factors)
+    noise_r = noise * np.exp(0.3 * rng.normal(size=len(C_rr)))
+    target_s = rng.random(len(factors)) < 0.5
+    target_s[rng.integers(len(factors))] = True
+    beside = Beside()
+    if with_much_beside:
+        beside = Beside(
+            violation_s=0.1 * rng.random(len(factors)), cost_s=np.exp(rng.normal(size=len(factors)))
+        )
+    found = pick_for_mean(C_rr, structure_r, target_s, noise_r, n, beside=beside, alike=1.0)
+    twin = naive.pick_for_mean(C_rr, structure_r, target_s, noise_r, n, beside)
+    # Of equal ones either may come first.
+    assert_allclose(found.score, [score for _, score in twin][: len(found.score)], rtol=1e-6)
+    assert len(set(found.picks.tolist())) == len(found.picks)
+
+
+def test_the_mean_is_lowered_by_what_is_typical():
+    # Three alike, in the midst of things, and one that is far off and uncertain by itself.
+    phi = [np.array([[1.0, 0.0]]), np.array([[0.9, 0.1]]), np.array([[1.1, 0.1]])]
+    phi.append(np.array([[0.0, 3.0]]))
+    C_rr, structure_r = joint(phi)
+    far = pick_by_covariance(C_rr, structure_r, 0.1, 1)
+    typical = pick_for_mean(C_rr, structure_r, [True, True, True, False], 0.1, 1)
+    assert far.picks.tolist() == [3]
+    assert typical.picks[0] != 3
+    assert typical.score[0] > 0.9  # of all of the variance
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"target_s": [True]}, "target_s must say"),
+        ({"target_s": [False] * 3}, "0 targets"),
+        ({"n": -1}, "n must not be negative"),
+        ({"noise": 0.0}, "noise must be"),
+        ({"beside": Beside(cost_s=np.zeros(3))}, "costs must be positive"),
+        ({"covariance_rr": -np.eye(6)}, "not positive"),
+        ({"covariance_rr": np.eye(5)}, "must be square"),
+    ],
+)
+def test_what_does_not_fit_the_mean_is_refused(changed, message):
+    arguments = {
+        "covariance_rr": np.eye(6), "structure_r": np.repeat(np.arange(3), 2),
+        "target_s": [True] * 3, "noise": 0.1, "n": 2, **changed,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        pick_for_mean(**arguments)
 
 
 def test_relevance_decides_where_gamma_is_small():

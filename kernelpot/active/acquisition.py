@@ -27,46 +27,28 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
-import scipy.stats
 from numpy.typing import ArrayLike
 
 from kernelpot._machine import one_blas_thread
+from kernelpot.active.batches import (
+    ALIKE,
+    Beside,
+    Picked,
+    checked_covariance,
+    information,
+    likeness,
+    noise_of,
+    weights_beside,
+    whitened,
+)
 from kernelpot.conventions import Float, Int, as_float, as_int
 
-__all__ = [
-    "Beside",
-    "Picked",
-    "pick_by_covariance",
-    "pick_by_factors",
-]
+__all__ = ["pick_by_covariance", "pick_by_factors"]
 
 LEAST_INFORMATION = 0.1
 """A label that tells less, in nats, is not worth a calculation."""
 
-ALIKE = 0.95
-"""Candidates whose covariances are alike by more than this are one and the same."""
-
-
-class Beside(NamedTuple):
-    """What counts beside information; None where it does not."""
-
-    gamma: float = 1.0  # weight of information against relevance, 0 to 1: `exploration_share`
-    relevance_s: Float | None = None  # the user's objective, larger is better; its order counts
-    violation_s: Float | None = None  # added to the score: `violation_score`
-    cost_s: Float | None = None  # predicted cost of each label, seconds say
-
-
 _INFORMATION_ALONE = Beside()
-
-
-class Picked(NamedTuple):
-    """Candidates that are to be labelled, the best first."""
-
-    picks: Int
-    information: Float  # what each tells beyond those before it, nats
-    score: Float  # by which each was picked
-    why: str  # there are no more
 
 
 class _Joint(NamedTuple):
@@ -144,21 +126,8 @@ def pick_by_covariance(
     Robert and Escoufier, Appl. Stat. 25, 257 (1976), for the measure of likeness; Leskovec et al.,
     KDD 13, 420 (2007), for information per cost.
     """
-    matrix_rr = as_float(covariance_rr)
-    structure_r = as_int(structure_r).ravel()
-    n_rows = len(structure_r)
-    if matrix_rr.shape != (n_rows, n_rows):
-        raise ValueError(
-            f"a covariance of shape {matrix_rr.shape} with candidates of {n_rows} numbers: it must"
-            " be square, and structure_r say of each row whose it is"
-        )
-    if n_rows and (structure_r[0] < 0 or np.any(np.diff(structure_r) < 0)):
-        raise ValueError("structure_r must ascend from 0: numbers stand candidate by candidate")
-    if not np.isfinite(matrix_rr).all():
-        raise ValueError("the covariance is not finite: leave out candidates without one")
-    n_candidates = int(structure_r[-1]) + 1 if n_rows else 0
-    first_s = as_int(np.searchsorted(structure_r, np.arange(n_candidates + 1)))
-    noise_r = _noise(noise, n_rows)
+    matrix_rr, first_s = checked_covariance(covariance_rr, structure_r)
+    noise_r = noise_of(noise, len(matrix_rr))
 
     def block(mine: slice) -> Float:
         return matrix_rr[mine, mine] / np.outer(noise_r[mine], noise_r[mine])
@@ -228,7 +197,7 @@ def pick_by_factors(
     if not np.isfinite(phi_rk).all():
         raise ValueError("factors are not finite: leave out candidates without them")
     first_s = as_int(np.concatenate([[0], np.cumsum(counts)]))
-    phi_rk = phi_rk / _noise(noise, len(phi_rk))[:, None]
+    phi_rk = phi_rk / noise_of(noise, len(phi_rk))[:, None]
     joint = _Joint(
         first_s, lambda mine: phi_rk[mine] @ phi_rk[mine].T, lambda mine: phi_rk[mine] @ phi_rk.T
     )
@@ -250,10 +219,10 @@ def _pick(
         raise ValueError(f"n must not be negative and alike in (0, 1]; got {n!r} and {alike!r}")
     if any(not 0 <= s < n_candidates for s in given):
         raise ValueError(f"given names candidates {list(given)}; there are 0 to {n_candidates - 1}")
-    bonus_s, gamma, cost_s = _beside(beside, n_candidates)
+    bonus_s, gamma, cost_s = weights_beside(beside, n_candidates)
     left = [joint.block(joint.numbers(s)) for s in range(n_candidates)]
     size_s = np.array([np.linalg.norm(block) for block in left])
-    information_s = np.array([_information(block) for block in left])
+    information_s = np.array([information(block) for block in left])
     most = float(information_s.max(initial=0.0))
     rows: list[Float] = []
     known_s = np.zeros(n_candidates, dtype=int)  # how many of the rows are taken into account
@@ -266,19 +235,12 @@ def _pick(
         """Take from all covariances what labels of the pick will tell."""
         mine = joint.numbers(pick)
         whole_br = joint.row(mine)
-        open_s[_alike(whole_br, joint.first_s, size_s, pick) >= alike] = False
+        open_s[likeness(whole_br, joint.first_s, size_s, pick) >= alike] = False
         open_s[pick] = False
         for W_br in rows:
             whole_br = whole_br - W_br[:, mine].T @ W_br
         noisy_bb = whole_br[:, mine] + np.eye(len(whole_br))
-        try:
-            L_bb = np.linalg.cholesky(0.5 * (noisy_bb + noisy_bb.T))
-        except np.linalg.LinAlgError:
-            raise ValueError(
-                f"the covariance of candidate {pick} is not positive beyond the noise of its"
-                " labels: is the matrix symmetric, or the noise too small for its rounding?"
-            ) from None
-        rows.append(scipy.linalg.solve_triangular(L_bb, whole_br, lower=True))
+        rows.append(whitened(noisy_bb, whole_br))
 
     def update(s: int) -> None:
         """Take from the covariance of a candidate what all picks so far tell."""
@@ -286,17 +248,17 @@ def _pick(
             W_bs = W_br[:, joint.numbers(s)]
             left[s] -= W_bs.T @ W_bs
         known_s[s] = len(rows)
-        information_s[s] = min(information_s[s], _information(left[s]))
+        information_s[s] = min(information_s[s], information(left[s]))
 
     for s in dict.fromkeys(given):
         condition(s)
     while len(picks) < n:
         possible_s = open_s & (information_s >= least) & (information_s > 0.0)
         if not possible_s.any():
-            return _picked(picks, told, scores, f"no other candidate tells {least:g} nats")
+            return Picked.of(picks, told, scores, f"no other candidate tells {least:g} nats")
         affordable_s = possible_s & (cost_s <= budget)
         if not affordable_s.any():
-            return _picked(picks, told, scores, "no other candidate is within the budget")
+            return Picked.of(picks, told, scores, "no other candidate is within the budget")
         score_s = (gamma * information_s / most + bonus_s) / cost_s
         pick = int(np.argmax(np.where(affordable_s, score_s, -np.inf)))
         # Knowing more never makes a candidate tell more: only the best has to be up to date.
@@ -309,73 +271,4 @@ def _pick(
         budget -= cost_s[pick]
         if len(picks) < n:
             condition(pick)
-    return _picked(picks, told, scores, "the batch is full")
-
-
-def _picked(picks: list[int], told: list[float], scores: list[float], why: str) -> Picked:
-    return Picked(as_int(picks), as_float(told), as_float(scores), why)
-
-
-def _information(block_bb: Float) -> float:
-    """log det(1 + C) / 2, of a matrix that rounding may have moved below zero."""
-    if not len(block_bb):
-        return 0.0
-    try:
-        L_bb = np.linalg.cholesky(block_bb + np.eye(len(block_bb)))
-    except np.linalg.LinAlgError:
-        value_b = np.linalg.eigvalsh(block_bb)
-        return 0.5 * float(np.log1p(np.maximum(value_b, 0.0)).sum())
-    return max(float(np.log(np.diag(L_bb)).sum()), 0.0)
-
-
-def _alike(row_br: Float, first_s: Int, size_s: Float, pick: int) -> Float:
-    """Likeness of all candidates to one, 0 to 1."""
-    square_r = np.concatenate([[0.0], np.cumsum(np.einsum("br,br->r", row_br, row_br))])
-    norm_s = np.sqrt(np.maximum(np.diff(square_r[first_s]), 0.0))
-    scale_s = np.sqrt(size_s[pick] * size_s)
-    return np.divide(norm_s, scale_s, out=np.zeros_like(norm_s), where=scale_s > 0.0)
-
-
-def _beside(beside: Beside, n_candidates: int) -> tuple[Float, float, Float]:
-    """What is added to the weighted information, its weight, and the costs."""
-    if not 0.0 <= beside.gamma <= 1.0:
-        raise ValueError(f"gamma must be between 0 and 1, not {beside.gamma!r}")
-    if beside.relevance_s is None and beside.gamma < 1.0:
-        raise ValueError("gamma below 1 weighs information against relevance_s, which is None")
-    bonus_s = np.zeros(n_candidates)
-    if beside.relevance_s is not None:
-        relevance_s = _each(beside.relevance_s, n_candidates, "relevance")
-        bonus_s += (1.0 - beside.gamma) * _ranks(relevance_s)
-    if beside.violation_s is not None:
-        bonus_s += _each(beside.violation_s, n_candidates, "violation")
-    if beside.cost_s is None:
-        return bonus_s, beside.gamma, np.ones(n_candidates)
-    cost_s = _each(beside.cost_s, n_candidates, "cost")
-    if np.any(cost_s <= 0.0):
-        raise ValueError("costs must be positive")
-    return bonus_s, beside.gamma, cost_s
-
-
-def _each(values: ArrayLike, n_candidates: int, name: str) -> Float:
-    values_s = as_float(values)
-    if values_s.shape != (n_candidates,) or not np.isfinite(values_s).all():
-        raise ValueError(
-            f"{name}_s must be {n_candidates} finite numbers, one per candidate; got shape"
-            f" {values_s.shape}, {np.count_nonzero(~np.isfinite(values_s))} not finite"
-        )
-    return values_s
-
-
-def _ranks(values_s: Float) -> Float:
-    """From 0, the least, to 1, the most; equal ones share theirs."""
-    return (scipy.stats.rankdata(values_s) - 1.0) / max(len(values_s) - 1, 1)
-
-
-def _noise(noise: ArrayLike, n_rows: int) -> Float:
-    noise_r = as_float(noise)
-    if noise_r.shape not in ((), (1,), (n_rows,)) or not np.all(noise_r > 0.0):
-        raise ValueError(
-            f"noise must be one positive number or one per number ({n_rows}); got shape"
-            f" {noise_r.shape}. It is that of the labels: model.noise_"
-        )
-    return np.broadcast_to(noise_r, (n_rows,))
+    return Picked.of(picks, told, scores, "the batch is full")

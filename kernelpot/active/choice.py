@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
-from kernelpot.active.acquisition import Beside, pick_by_covariance, pick_by_factors
+from kernelpot.active.acquisition import pick_by_covariance, pick_by_factors
+from kernelpot.active.batches import Beside
 from kernelpot.active.costs import fit_label_cost
+from kernelpot.active.mean_variance import pick_for_mean
 from kernelpot.active.records import Candidate
 from kernelpot.active.scores import Law, violation_score, violations
 from kernelpot.calculator import Calculator
@@ -25,6 +27,8 @@ _DENSE = 1200
 variables do not see; beyond, since it takes the square, only what the data leave open counts."""
 _LEAST_NOISE = 1e-3
 """eV/angstrom: labels of an oracle have none, but a fit to them does."""
+_EXACT = "forces_error"
+"""Reason of a candidate whose score is the present model's expected error over the threshold."""
 _ALWAYS = frozenset({"barrier", "given", "end", "too close", "energy", "volume", "fragments"})
 """Reasons for which a candidate stays one whatever its expected error."""
 
@@ -59,6 +63,7 @@ def choose(
     threshold: float,
     n_looked: int,
     laws: Sequence[Law] = (),
+    typical: Sequence[Candidate] = (),
 ) -> list[tuple[Candidate, float]]:
     """Choose what is labelled.
 
@@ -76,6 +81,9 @@ def choose(
         Candidates that are compared, those of the largest scores.
     laws : Sequence[Law]
         What is known of the true potential: violations add to the scores.
+    typical : Sequence[Candidate]
+        Structures whose mean variance labels are to lower; they may be chosen, too. None to choose
+        the candidates that tell most.
 
     Returns
     -------
@@ -85,18 +93,27 @@ def choose(
     calculator = Calculator(model)
     looked = []
     for one in _largest(candidates, n_looked):
-        error_n = expected_error(calculator, one.atoms)
-        if error_n is None:
-            continue
-        score = float(error_n.max()) / threshold
-        if score > 1.0 or one.reason in _ALWAYS:
-            looked.append(one._replace(score=score))
+        if one.reason != _EXACT:
+            error_n = expected_error(calculator, one.atoms)
+            if error_n is None:
+                continue
+            one = one._replace(score=float(error_n.max()) / threshold)
+        if one.score > 1.0 or one.reason in _ALWAYS:
+            looked.append(one)
     if not looked or n < 1:
         return []
+    n_unsure = len(looked)
+    looked += _evenly(typical, n_looked)
     images = [one.atoms for one in looked]
     noise = max(model.reference_noise_["forces"], _LEAST_NOISE)
     beside = _beside(images, calculator, laws)
-    if 3 * sum(map(len, images)) <= _DENSE:
+    if typical:
+        joint = model.predict(images, return_cov="forces").cov
+        picked = pick_for_mean(
+            joint.matrix, joint.structure_r, np.arange(len(looked)) >= n_unsure, noise, n,
+            beside=beside,
+        )  # fmt: skip
+    elif 3 * sum(map(len, images)) <= _DENSE:
         joint = model.predict(images, return_cov="forces").cov
         picked = pick_by_covariance(joint.matrix, joint.structure_r, noise, n, beside=beside)
     else:
@@ -104,6 +121,12 @@ def choose(
         picked = pick_by_factors(factors, noise, n, beside=beside)
     told = zip(picked.picks, picked.information, strict=True)
     return [(looked[k], float(information)) for k, information in told]
+
+
+def _evenly(structures: Sequence[Candidate], n: int) -> list[Candidate]:
+    """So many at most, evenly spaced."""
+    places = np.linspace(0, len(structures) - 1, min(n, len(structures))).astype(int)
+    return [structures[k] for k in places]
 
 
 def _largest(candidates: Sequence[Candidate], n: int) -> list[Candidate]:

@@ -29,6 +29,7 @@ __all__ = [
     "n_longer",
     "n_unsettled",
     "prolonged",
+    "typical_of",
 ]
 
 Observable = Callable[[list[Atoms]], Any]
@@ -47,7 +48,11 @@ class _Mean(NamedTuple):
 
 
 def judged_by(
-    found: Exploration, calculator: Calculator, n_looked: int, observable: Observable | None
+    found: Exploration,
+    looks: Sequence[float],
+    calculator: Calculator,
+    n_looked: int,
+    observable: Observable | None,
 ) -> dict[str, Any]:
     """The numbers by which an exploration is judged, without its frames.
 
@@ -55,10 +60,13 @@ def judged_by(
     ----------
     found : Exploration
         What was met.
+    looks : Sequence[float]
+        Expected errors that were computed on the way (`Watch.looks`).
     calculator : Calculator
         Of the model that explored.
     n_looked : int
-        Frames whose uncertainty is computed.
+        How many expected errors are kept: of these looks, evenly spaced, or where there are fewer,
+        of frames.
     observable : Observable | None
         That is to converge.
 
@@ -68,8 +76,11 @@ def judged_by(
         JSON-ready.
     """
     frames = found.frames
-    places = np.unique(np.linspace(0, len(frames) - 1, min(n_looked, len(frames))).astype(int))
-    errors = [expected_error(calculator, frames[k]) for k in places] if frames else []
+    if len(looks) >= n_looked:
+        sigma = [looks[k] for k in _evenly(len(looks), n_looked)]
+    else:
+        errors = [expected_error(calculator, frames[k]) for k in _evenly(len(frames), n_looked)]
+        sigma = [float(one.max()) for one in errors if one is not None]
     series = None
     if observable is not None and len(frames) > 1:
         mean = block_average(observable(frames), warn=False)
@@ -84,9 +95,33 @@ def judged_by(
         "note": found.note,
         "last": None if found.last is None else structure_to_json(found.last),
         "n_candidates": len(found.candidates),
-        "sigma": [float(one.max()) for one in errors if one is not None],
+        "sigma": sigma,
         "observable": series,
     }
+
+
+def _evenly(n: int, n_wanted: int) -> list[int]:
+    """Places in a sequence, its ends among them."""
+    return np.unique(np.linspace(0, n - 1, min(n_wanted, n)).astype(int)).tolist()
+
+
+def typical_of(found: Exploration, origin: str) -> list[Candidate]:
+    """Frames of an exploration, as what the model is for.
+
+    Parameters
+    ----------
+    found : Exploration
+        What was met.
+    origin : str
+        Of the candidates.
+
+    Returns
+    -------
+    list[Candidate]
+        Without the last one where an unphysical state or uncertainty has ended it.
+    """
+    frames = found.frames if found.finished else found.frames[:-1]
+    return [Candidate(atoms, origin, k, "typical", np.nan) for k, atoms in enumerate(frames)]
 
 
 def criteria_of(

@@ -28,6 +28,7 @@ from kernelpot.active.judging import (
     n_longer,
     n_unsettled,
     prolonged,
+    typical_of,
 )
 from kernelpot.active.knowledge import Knowledge, Learned
 from kernelpot.active.oracle import label_all
@@ -199,21 +200,27 @@ class Loop:
 
     def _explore(self, number: int) -> list[tuple[Candidate, float]]:
         calculator = Calculator(self.knowledge.model)
-        threshold = self._threshold()
+        threshold = self._threshold(number)
         candidates: list[Candidate] = []
+        typical: list[Candidate] = []
         longer = 2 ** n_unsettled(self.history.rounds[:number])
         for e, explorer in enumerate(self._task.explorers):
             started = time.perf_counter()
             explorer = prolonged(explorer, longer, longer)
             self._tell_exploring(number, e, final=False)
+            watch = self._watch(explorer, threshold)
             found = explorer.explore(
                 calculator,
                 self._from(number, e),
-                self._watch(explorer, threshold),
+                watch,
                 np.random.default_rng([self._settings.random_state, number, e]),
             )
             candidates += found.candidates
-            judged = judged_by(found, calculator, self._settings.n_looked, self._task.observable)
+            if self._settings.objective == "mean":
+                typical += typical_of(found, explorer.name)
+            judged = judged_by(
+                found, watch.looks, calculator, self._settings.n_looked, self._task.observable
+            )
             self._write(
                 "explored",
                 {"round": number, "explorer": e, "name": explorer.name, "threshold": threshold,
@@ -228,14 +235,20 @@ class Loop:
             threshold=threshold,
             n_looked=self._settings.n_candidates,
             laws=self._task.laws,
+            typical=typical,
         )
 
-    def _threshold(self) -> float:
-        """Expected error of a force from which on a structure is a candidate, eV/angstrom."""
+    def _threshold(self, number: int) -> float:
+        """Expected error of a force from which on a structure is a candidate, eV/angstrom.
+
+        Where a round finds nothing above it, the model has come away from where it began, and more
+        can be asked of it.
+        """
+        n_calm = sum(one.picked == [] for one in self.history.rounds[:number])
         return force_tolerance(
             self._settings.tolerance,
             errors=self.knowledge.recent_errors,
-            multiple=self._settings.multiple,
+            multiple=self._settings.multiple * 0.5**n_calm,
             floor=self.knowledge.least_error,
         )
 
@@ -324,7 +337,7 @@ class Loop:
     def _final_run(self, number: int) -> dict[str, Any]:
         """Long explorations that nothing but unphysical states ends."""
         calculator = Calculator(self.knowledge.model)
-        threshold = self._threshold()
+        threshold = self._threshold(number + 1)
         starts, explorers = self._known_starts(), self._task.explorers
         longer = 2 ** n_longer(self.history.rounds[:number], self._settings)
         n_times = longer * -(-self._settings.final_steps // len(starts))  # in all as long as asked

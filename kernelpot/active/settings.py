@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 __all__ = ["LearnerSettings"]
 
@@ -20,9 +20,14 @@ class LearnerSettings:
         eV/angstrom.
     multiple : float
         A model that has just begun takes structures for candidates from so many times its present
-        errors on, so that it comes away from its first structures.
+        errors on, so that it comes away from its first structures. Each round that finds nothing
+        halves it.
     upper : float
         Explorers end where the expected error is so many times the threshold.
+    objective : str
+        What labels are to lower, once something is unsure: "largest", uncertainties wherever they
+        are, for what must not fail anywhere; or "mean", the mean variance of the forces on what
+        explorations visit, for averages over dynamics.
     batch : int
         Labels of a round at most.
     n_candidates : int
@@ -36,7 +41,7 @@ class LearnerSettings:
     window : int
         Structures whose errors, from before they were learned, say how wide intervals are.
     n_looked : int
-        Frames of an exploration whose uncertainty is computed for the criteria.
+        Expected errors of an exploration that the criteria are judged by.
     n_parallel : int
         Labels at once, without an executor.
     threads : int
@@ -70,6 +75,7 @@ class LearnerSettings:
     tolerance: float = 0.1
     multiple: float = 1.5
     upper: float = 2.0
+    objective: Literal["largest", "mean"] = "largest"
     batch: int = 4
     n_candidates: int = 24
     n_initial: int = 4
@@ -97,6 +103,8 @@ class LearnerSettings:
                 raise ValueError(f"{name} must be above zero, but is {value!r}")
         if not self.upper >= 1.0:
             raise ValueError(f"upper is a multiple of the threshold, at least 1: {self.upper!r}")
+        if self.objective not in ("largest", "mean"):
+            raise ValueError(f'objective must be "largest" or "mean", but is {self.objective!r}')
         if not 0.0 <= self.strain <= 0.5:
             raise ValueError(
                 f"strain must be between 0 and 0.5 (0.02: two per cent): {self.strain!r}"

@@ -54,6 +54,10 @@ class Watch:
         Structures looked at since the (re)start.
     n_std : int
         Evaluations of standard deviations among them.
+    looks : list[float]
+        Largest uncertainties of a force, eV/angstrom, in the looks that come every so many steps,
+        those from before a restart among them: a fair sample of the way, as those near the
+        threshold are not.
 
     Raises
     ------
@@ -97,12 +101,13 @@ class Watch:
         self.cooldown, self.leap = cooldown, leap
         self.std_every, self.std_near, self.std_gap = std_every, std_near, std_gap
         self._sanity = Sanity(limits)
+        self.looks: list[float] = []
         self.restart()
 
     def restart(self) -> None:
         """Forget what was seen: another exploration begins."""
         self.n_steps = self.n_std = 0
-        self._last_std = -math.inf
+        self._last_std = self._last_look = -math.inf
         self._quiet_until, self._last_score = 0, 0.0
         self._sanity.restart()
 
@@ -148,19 +153,21 @@ class Watch:
             novelty = float(novelty_n.max())
             score, reason = novelty / self.novelty.lower, "novelty"
             over = novelty > self.novelty.upper
-        if self._std_is_due(step, score):
+        is_look = 0 < self.std_every <= step - self._last_look
+        if math.isfinite(self.error.lower) and (is_look or self._is_near(step, score)):
             self.n_std += 1
             self._last_std = step
             std_nc = atoms.calc.get_property(self.uncertainty, atoms)
             error = math.sqrt(float(np.mean(std_nc**2, axis=1).max(initial=0.0)))
+            if is_look:
+                self._last_look = step
+                self.looks.append(error)
             if not error / self.error.lower < score:
                 score, reason = error / self.error.lower, self.uncertainty
             over = over or error > self.error.upper
         return score, reason, over
 
-    def _std_is_due(self, step: int, score: float) -> bool:
-        if not math.isfinite(self.error.lower):
-            return False
-        since = step - self._last_std
+    def _is_near(self, step: int, score: float) -> bool:
+        """Whether novelty is on its way to its threshold, and the last look long ago."""
         near = score >= self.std_near and math.isfinite(self.novelty.lower)
-        return (near and since >= self.std_gap) or 0 < self.std_every <= since
+        return near and step - self._last_std >= self.std_gap

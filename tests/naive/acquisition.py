@@ -67,3 +67,30 @@ def pick(
         known.append(s)
         budget -= cost[s] if cost is not None else 0.0
     return picks, told
+
+
+def pick_for_mean(C_rr, structure_r, target_s, noise_r, n, beside):
+    """Greedily, by the variance of the targets that is left once a structure has labels, too."""
+    n_structures = int(structure_r[-1]) + 1
+    of = [np.flatnonzero(structure_r == s) for s in range(n_structures)]
+    mean = np.array([np.mean(np.diag(C_rr)[rows]) for rows in of])
+    most = 4.0 * np.median(mean[target_s])
+    counted = np.where(mean > 0.0, np.minimum(mean, most) / np.maximum(mean, 1e-300), 0.0)
+
+    def left(known):
+        rows = np.concatenate([of[s] for s in known]) if known else np.zeros(0, int)
+        K = C_rr[np.ix_(rows, rows)] + np.diag(noise_r[rows] ** 2)
+        rest = np.diag(C_rr - C_rr[:, rows] @ np.linalg.solve(K, C_rr[rows]))
+        return sum(counted[t] * np.mean(rest[of[t]]) for t in np.flatnonzero(target_s))
+
+    begin, known, picks = left([]), [], []
+    for _ in range(min(n, n_structures)):
+        scores = {}
+        for s in set(range(n_structures)) - set(known):
+            score = (left(known) - left([*known, s])) / begin
+            score += 0.0 if beside.violation_s is None else beside.violation_s[s]
+            scores[s] = score / (1.0 if beside.cost_s is None else beside.cost_s[s])
+        best = max(scores, key=scores.get)
+        known.append(best)
+        picks.append((best, scores[best]))
+    return picks
