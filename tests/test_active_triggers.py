@@ -427,6 +427,23 @@ def test_standard_deviations_come_near_the_threshold_of_novelty():
     assert found[0].reason == "forces_error"
 
 
+def test_what_is_known_of_errors_decides():
+    watch = Watch(novelty=Band(0.1), error=Band(1.0), std_gap=2)
+    novel = seen(novelty=0.2, std=0.1)  # the calibrated error is twice the standard deviation
+    assert watch(novel) == Verdict(False, False, "", pytest.approx(0.2))
+    assert watch(novel) == Verdict(False, True, "novelty", pytest.approx(2.0))  # not computed
+
+
+def test_looks_are_a_fair_sample():
+    watch = Watch(novelty=Band(0.1), error=Band(1.0), std_every=10, std_gap=1)
+    for _ in range(2):  # from the second start on as from the first
+        for step in range(25):
+            near = step % 10 == 5
+            watch(seen(novelty=0.09 if near else 0.01, std=0.3 if near else 0.1))
+        watch.restart()
+    assert watch.looks == pytest.approx([0.2] * 6)
+
+
 def test_errors_as_calibrated_or_standard_deviations():
     found = {
         name: Watch(error=Band(0.1), uncertainty=name, std_every=1)(seen(std=0.06))

@@ -122,7 +122,8 @@ class Watch:
         Returns
         -------
         Verdict
-            The score is the largest uncertainty over its lower threshold, NaN where none is known.
+            The score is the largest uncertainty of a force over its lower threshold; where that was
+            not computed, novelty over its own; NaN where neither is known.
 
         Raises
         ------
@@ -162,8 +163,8 @@ class Watch:
             if is_look:
                 self._last_look = step
                 self.looks.append(error)
-            if not error / self.error.lower < score:
-                score, reason = error / self.error.lower, self.uncertainty
+            # What is known better decides.
+            score, reason = error / self.error.lower, self.uncertainty
             over = over or error > self.error.upper
         return score, reason, over
 
