@@ -18,6 +18,10 @@ dft
     GPAW, PBE, eight atoms of silicon: lattice constant and bulk modulus against GPAW's own.
 barrier
     GFN2-xTB, proton transfer in malonaldehyde by nudged elastic band, against the oracle's own.
+overhead
+    Eight atoms of silicon (GFN1-xTB) to 500 labels: seconds of each label beside oracle and
+    exploration, as a part of the 3 s that GPAW takes for one, by number of labels. Alone on the
+    machine, with the threads that are set.
 
 Of each run also: how many of the forces of acquired structures were within the 90 % intervals that
 the model had for them before it learned them, and what the loop took beside oracle and exploration.
@@ -338,11 +342,46 @@ def barrier(seed, folder, most):
     return found
 
 
+# ------------------------------------------------------------------------------------ overhead
+
+
+def overhead(seed, folder, most):
+    """Seconds that a label takes beside oracle and exploration, from the first to the last."""
+    model = KernelPotential(Soap(cutoff=5.0, n_max=8, l_max=5), n_environments=80, n_tangents=10)
+    _, _, found = learn(
+        "overhead", seed, folder, model, gfn1, bulk("Si", cubic=True),
+        [Rattle(displacement=0.15, strain=0.05, n=20),
+         Dynamics(temperature=(300.0, 3000.0), n_steps=500, timestep=1.0)],
+        tolerance=0.005, batch=4, most_labels=most, final_steps=0, plateau_rounds=10_000,
+    )  # fmt: skip
+    n_labels, cycles = 0, []
+    for mine in History(read_entries(folder / f"overhead_{seed}")).rounds:
+        oracle = sum(label.seconds for label in mine.labels.values())
+        exploring = sum(one["seconds"] for one in mine.explored.values())
+        n_labels += len(mine.labels)
+        seconds = mine.judged["seconds"] - oracle - exploring
+        cycles.append((n_labels, len(mine.labels), seconds, exploring))
+    found["cycles"] = cycles
+    n_c, of_c, seconds_c, exploring_c = np.array(cycles).T
+    edges = [n for n in (0, 50, 100, 200, 350, 500) if n < most] + [most]
+    for few, many in itertools.pairwise(edges):
+        here = (n_c > few) & (n_c <= many)
+        each = seconds_c[here].sum() / of_c[here].sum()
+        print(
+            f"  labels {few + 1} to {many}: {each:.3f} s for each beside oracle and exploration,"
+            f" {100 * each / 3.0:.1f} % of 3 s; medians of a cycle: {np.median(seconds_c[here]):.2f}"
+            f" s, its exploration {np.median(exploring_c[here]):.2f} s",
+            flush=True,
+        )
+    return found
+
+
 CASES = {
     "ethanol": (ethanol, 160),
     "silicon": (silicon, 80),
     "dft": (dft, 56),
     "barrier": (barrier, 28),
+    "overhead": (overhead, 500),
 }
 """With the most labels of each."""
 

@@ -200,6 +200,14 @@ class Knowledge:
         return error_r[np.isfinite(error_r)]
 
     @property
+    def typical_force(self) -> float:
+        """Root mean square of the components of all forces of the labels, eV/angstrom."""
+        force_r = np.concatenate(
+            [np.zeros(0), *(one.forces_nc.ravel() for one in self._structures)]
+        )
+        return _rms(force_r[np.isfinite(force_r)]) if np.isfinite(force_r).any() else 0.0
+
+    @property
     def n_errors(self) -> int:
         """Structures by whose errors the model is calibrated."""
         return len(self._found)

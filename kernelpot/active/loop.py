@@ -39,7 +39,7 @@ from kernelpot.active.scores import Law
 from kernelpot.active.settings import LearnerSettings
 from kernelpot.active.stopping import Criterion, Decision, combine, label_budget, time_budget
 from kernelpot.active.structure_json import label_to_json, structure_from_json, structure_to_json
-from kernelpot.active.thresholds import Band, band_above, force_tolerance
+from kernelpot.active.thresholds import Band, force_tolerance
 from kernelpot.active.triggers import Watch
 from kernelpot.active.unphysical import Limits, temperature_limit
 from kernelpot.calculator import Calculator
@@ -60,6 +60,8 @@ _STD_EVERY = 20
 """Steps of an exploration from one look at the expected errors to the next."""
 _STD_GAP = 5
 """And at least, where novelty is near its threshold."""
+_TRUSTED = 0.2
+"""Part of a typical force; below such errors explorations go on."""
 _SHOW_EVERY = 30.0
 """Seconds after which an entry has the page written anew before its round ends: slow labels."""
 _MAY_CHANGE = frozenset(
@@ -281,11 +283,19 @@ class Loop:
             novelty = Band(lower)  # it asks for a look at the expected error, which decides
         return Watch(
             novelty=novelty,
-            error=band_above(threshold, self._settings.upper),
+            error=Band(threshold, self._upper(threshold)),
             limits=self._limits(explorer),
             std_every=_STD_EVERY,
             std_gap=_STD_GAP,
         )
+
+    def _upper(self, threshold: float) -> float:
+        """Expected error of a force at which an exploration ends, eV/angstrom.
+
+        However small the tolerance, dynamics on forces that are right to a part of their size goes
+        where it should.
+        """
+        return max(self._settings.upper * threshold, _TRUSTED * self.knowledge.typical_force)
 
     def _limits(self, explorer: Explorer) -> Limits:
         temperature = np.inf

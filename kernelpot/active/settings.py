@@ -23,7 +23,8 @@ class LearnerSettings:
         errors on, so that it comes away from its first structures. Each round that finds nothing
         halves it.
     upper : float
-        Explorers end where the expected error is so many times the threshold.
+        Explorers end where the expected error is so many times the threshold, and more than a fifth
+        of a typical force of the labels.
     objective : str
         What labels are to lower, once something is unsure: "largest", uncertainties wherever they
         are, for what must not fail anywhere; or "mean", the mean variance of the forces on what
