@@ -367,10 +367,11 @@ def overhead(seed, folder, most):
     for few, many in itertools.pairwise(edges):
         here = (n_c > few) & (n_c <= many)
         each = seconds_c[here].sum() / of_c[here].sum()
+        cycle, exploration = np.median(seconds_c[here]), np.median(exploring_c[here])
         print(
             f"  labels {few + 1} to {many}: {each:.3f} s for each beside oracle and exploration,"
-            f" {100 * each / 3.0:.1f} % of 3 s; medians of a cycle: {np.median(seconds_c[here]):.2f}"
-            f" s, its exploration {np.median(exploring_c[here]):.2f} s",
+            f" {100 * each / 3.0:.1f} % of 3 s; medians of a cycle {cycle:.2f} s, exploration"
+            f" {exploration:.2f} s",
             flush=True,
         )
     return found

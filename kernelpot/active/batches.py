@@ -105,11 +105,6 @@ def checked_covariance(covariance_rr: ArrayLike, structure_r: ArrayLike) -> tupl
     largest = np.abs(matrix_rr).max(initial=0.0)
     if np.abs(matrix_rr - matrix_rr.T).max(initial=0.0) > _ROUNDING * largest:
         raise ValueError("the covariance is not symmetric: give that of all numbers together")
-    most_r = np.sqrt(np.maximum(matrix_rr.diagonal(), 0.0) + _ROUNDING * largest)
-    if np.any(np.abs(matrix_rr) > np.outer(most_r, most_r) * (1.0 + _ROUNDING)):
-        raise ValueError(
-            "the covariance is not positive: two numbers have more in common than each with itself"
-        )
     n_structures = int(structure_r[-1]) + 1 if n_rows else 0
     return matrix_rr, as_int(np.searchsorted(structure_r, np.arange(n_structures + 1)))
 

@@ -244,14 +244,14 @@ class Loop:
         """Expected error of a force from which on a structure is a candidate, eV/angstrom.
 
         Where a round finds nothing above it, the model has come away from where it began, and more
-        can be asked of it.
+        can be asked of it. A tolerance that no label will meet is found out by the plateau of the
+        uncertainty, not foretold here: what a young model is never certain of an older one is.
         """
         n_calm = sum(one.picked == [] for one in self.history.rounds[:number])
         return force_tolerance(
             self._settings.tolerance,
             errors=self.knowledge.recent_errors,
             multiple=self._settings.multiple * 0.5**n_calm,
-            floor=self.knowledge.least_error,
         )
 
     def _from(self, number: int, e: int) -> Atoms:
