@@ -370,6 +370,31 @@ def test_an_easy_system_stops_by_itself(tmp_path):
     assert journal(tmp_path) == before
 
 
+def test_labels_for_the_mean_are_of_typical_structures(tmp_path):
+    outcome = learner(tmp_path, objective="mean", most_labels=8).run()
+    assert outcome.n_labels == 8
+    entries = read_entries(tmp_path)
+    picks = [p for one in entries if one.kind == "picked" for p in one.content["structures"]]
+    typical = [one for one in picks if one["reason"] == "typical"]
+    assert typical  # and found by the explorer that was asked
+    assert {one["origin"] for one in typical} == {short_dynamics().name}
+    assert np.array_equal(
+        replay(tmp_path, small_model()).fitted_.weights_m, outcome.model.fitted_.weights_m
+    )
+
+
+def test_a_round_that_finds_nothing_lowers_the_threshold(tmp_path):
+    learner(tmp_path, tolerance=1e-6, multiple=50.0, most_labels=4).run()
+    rounds = History(read_entries(tmp_path)).rounds[1:]
+    thresholds = [one.explored[0]["threshold"] for one in rounds]
+    calm = [one.picked == [] for one in rounds]
+    assert calm[0]
+    assert calm.count(False)  # in the end it is low enough
+    for k, (before, after) in enumerate(itertools.pairwise(thresholds)):
+        if all(calm[: k + 1]):  # errors are the same while there are no labels
+            assert after == pytest.approx(0.5 * before)
+
+
 def test_final_runs_grow_where_they_were_too_short_to_tell():
     def final(*scores):
         return Round(final={"scores": [[list(scores)]]})
