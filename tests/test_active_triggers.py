@@ -419,12 +419,13 @@ def test_standard_deviations_come_every_so_many_steps():
 
 
 def test_standard_deviations_come_near_the_threshold_of_novelty():
-    watch = Watch(novelty=Band(0.1), error=Band(0.1), std_near=0.5, std_gap=10)
+    watch = Watch(novelty=Band(0.1), error=Band(0.1), std_near=0.5, std_gap=10, cooldown=15)
     assert [watch(seen(novelty=0.04, std=1.0)).unsure for _ in range(50)] == [False] * 50
     assert watch.n_std == 0
     found = [watch(seen(novelty=0.06, std=1.0)) for _ in range(25)]
-    assert watch.n_std == 3
-    assert found[0].reason == "forces_error"
+    assert watch.n_std == 2  # the second where the cooldown has ended
+    assert [k for k, one in enumerate(found) if one.unsure] == [0, 15]
+    assert found[0].reason == found[15].reason == "forces_error"
 
 
 def test_what_is_known_of_errors_decides():

@@ -58,7 +58,7 @@ name, final) and "learning" (round), also of rounds that the journal has.
 
 _STD_EVERY = 20
 """Steps of an exploration from one look at the expected errors to the next."""
-_STD_GAP = 5
+_STD_GAP = 10
 """And at least, where novelty is near its threshold."""
 _TRUSTED = 0.2
 """Part of a typical force; below such errors explorations go on."""

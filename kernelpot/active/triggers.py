@@ -169,6 +169,10 @@ class Watch:
         return score, reason, over
 
     def _is_near(self, step: int, score: float) -> bool:
-        """Whether novelty is on its way to its threshold, and the last look long ago."""
+        """Whether novelty is on its way to its threshold, and the last look long ago.
+
+        Not while there would be no other candidate anyway, but for a leap.
+        """
+        quiet = step < self._quiet_until and not score >= self.leap * self._last_score
         near = score >= self.std_near and math.isfinite(self.novelty.lower)
-        return near and step - self._last_std >= self.std_gap
+        return near and not quiet and step - self._last_std >= self.std_gap
