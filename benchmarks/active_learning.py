@@ -33,6 +33,7 @@ import argparse
 import itertools
 import json
 import time
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 
@@ -354,12 +355,16 @@ def overhead(seed, folder, most):
          Dynamics(temperature=(300.0, 3000.0), n_steps=500, timestep=1.0)],
         tolerance=0.005, batch=4, most_labels=most, final_steps=0, plateau_rounds=10_000,
     )  # fmt: skip
-    n_labels, cycles = 0, []
-    for mine in History(read_entries(folder / f"overhead_{seed}")).rounds:
+    entries = read_entries(folder / f"overhead_{seed}")
+    ends = [datetime.fromisoformat(one.time) for one in entries if one.kind == "judged"]
+    rounds = History(entries).rounds
+    n_labels, cycles = len(rounds[0].labels), []
+    # By the clock, from the end of a round to that of the next: nothing is left out.
+    for mine, (before, after) in zip(rounds[1:], itertools.pairwise(ends), strict=True):
         oracle = sum(label.seconds for label in mine.labels.values())
         exploring = sum(one["seconds"] for one in mine.explored.values())
         n_labels += len(mine.labels)
-        seconds = mine.judged["seconds"] - oracle - exploring
+        seconds = (after - before).total_seconds() - oracle - exploring
         cycles.append((n_labels, len(mine.labels), seconds, exploring))
     found["cycles"] = cycles
     n_c, of_c, seconds_c, exploring_c = np.array(cycles).T

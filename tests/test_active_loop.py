@@ -274,6 +274,30 @@ def refuses(atoms):
     raise RuntimeError("no licence")
 
 
+def absurd(atoms):
+    """Now and then converged to nonsense, without an error."""
+    atoms.calc = EMT()
+    forces = atoms.get_forces()
+    if int(abs(float(atoms.positions[1, 0])) * 1e6) % 3 == 0:
+        forces = forces + 3000.0 * np.random.default_rng(0).normal(size=forces.shape)
+    return {"energy": atoms.get_potential_energy(), "forces": forces}
+
+
+def test_labels_that_cannot_be_are_not_learned(tmp_path, caplog):
+    outcome = learner(tmp_path, absurd, n_initial=8, most_labels=20).run()
+    rounds = History(read_entries(tmp_path)).rounds
+    doubted = [len(one.learned["doubted"]) for one in rounds]
+    assert doubted[0]  # by the others of the first round
+    assert sum(doubted[1:])  # by what was expected
+    assert "probably converged to something else" in caplog.text
+    assert outcome.model.training_summary_["n_structures"] == 20 - sum(doubted)
+    errors = [one["error"] for r in rounds[-3:] for one in r.learned["surprises"]]
+    assert np.median(errors) < 1.0  # eV/A: the model is that of the sane ones
+    assert np.array_equal(
+        replay(tmp_path, small_model()).fitted_.weights_m, outcome.model.fitted_.weights_m
+    )
+
+
 def test_an_oracle_that_always_fails_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match=r"none of the 3 labels.*no licence.*another folder"):
         learner(tmp_path, refuses).run()

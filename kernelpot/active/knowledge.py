@@ -28,6 +28,11 @@ __all__ = ["Knowledge", "Learned", "Surprise"]
 
 _LEVEL = 0.9
 """Of the intervals by which it is judged whether errors were foreseen."""
+_BEYOND, _BEYOND_EXPECTATION = 10.0, 30.0
+"""A label is not believed whose error is so many times the forces of all others, and so many times
+what was expected of it."""
+_NEVER_DOUBTED = 50.0
+"""Error below which a label is always believed, eV/angstrom: others may be of relaxed structures."""
 _RECENT = 8
 """Structures by whose errors thresholds are set."""
 
@@ -49,6 +54,7 @@ class Learned(NamedTuple):
     why: str
     surprises: list[Surprise]  # of the new structures; none where the model knew no such species
     seconds: float
+    doubted: list[tuple[int, str]]  # places of the new structures that were not learned, and why
 
 
 class Knowledge:
@@ -104,11 +110,24 @@ class Knowledge:
         """
         started = time.perf_counter()
         if not new:
-            return Learned("nothing", "no new labels", [], 0.0)
+            return Learned("nothing", "no new labels", [], 0.0, [])
         structures = structures_from_atoms(new, *self.model._labels())
         known = set(self.model.species_) if self.fitted else set()
         unknown = {z for one in structures for z in one.numbers_n.tolist()} - known
-        surprises = [] if unknown else self._look(new, structures)
+        found = [] if unknown else self.model.errors_with_terms(structures)
+        surprises = (
+            [self._surprise(*one) for one in zip(structures, found, strict=True)] if found else []
+        )
+        doubted = self._doubted(structures, surprises)
+        for place, reason in doubted:
+            log.warning("the label of %s is not learned: %s", structures[place].name, reason)
+        kept = sorted(set(range(len(new))) - {place for place, _ in doubted})
+        if not kept:
+            seconds = time.perf_counter() - started
+            return Learned("nothing", "no label can be believed", surprises, seconds, doubted)
+        new, structures = [new[k] for k in kept], [structures[k] for k in kept]
+        if found:
+            self._remember(new, structures, [found[k] for k in kept])
         self.images += new
         self._structures += structures
         self._see_distances(structures)
@@ -123,36 +142,61 @@ class Knowledge:
         self._calibrate()
         how = "fit" if why else "update"
         why = why or f"{len(new)} new"
-        return Learned(how, why, surprises, time.perf_counter() - started)
+        return Learned(how, why, surprises, time.perf_counter() - started, doubted)
 
-    def _look(self, new: Sequence[Atoms], structures: Sequence[Structure]) -> list[Surprise]:
+    def _surprise(self, one: Structure, found: dict[str, tuple[Float, VarianceTerms]]) -> Surprise:
+        """Of errors from before the label is learned."""
+        calibration = self.model.calibration_
+        error_nc, terms = found["forces"]
+        known = np.isfinite(error_nc)
+        std_nc = calibration.std("forces", terms, one.numbers_n)
+        level_nc = calibration.level("forces", error_nc, terms, one.numbers_n)
+        energy_error, energy_terms = found["energy"]
+        energy_std = calibration.std("energy", energy_terms, one.numbers_n)
+        return Surprise(
+            _rms(error_nc[known]),
+            _rms(std_nc[known]),
+            float(np.mean(level_nc[known] <= _LEVEL)) if known.any() else np.nan,
+            float(energy_error[0]) / one.n_atoms,
+            float(energy_std[0]) / one.n_atoms,
+        )
+
+    def _doubted(
+        self, structures: Sequence[Structure], surprises: Sequence[Surprise]
+    ) -> list[tuple[int, str]]:
+        """Labels that cannot be: one of them would spoil the model for all the others."""
+        force_s = [_rms(one.forces_nc[np.isfinite(one.forces_nc)]) for one in structures]
+        known = force_s if not surprises else [_rms(one.forces_nc) for one in self._structures]
+        known = [one for one in known if one > 0.0]
+        largest = max(known, default=np.inf) if surprises else 10.0 * np.median(known or [np.inf])
+        doubted = []
+        for k, force in enumerate(force_s):
+            expected = surprises[k].expected if surprises else 0.0
+            error = surprises[k].error if surprises else force
+            if error > max(_BEYOND * largest, _BEYOND_EXPECTATION * expected, _NEVER_DOUBTED):
+                what = "" if not surprises else f", {error:.3g} off what was expected"
+                reason = (
+                    f"its forces are of {force:.3g} eV/A (root mean square){what}, and those of all"
+                    " others are far smaller. The oracle has probably converged to something else"
+                )
+                doubted.append((k, reason))
+        return doubted
+
+    def _remember(
+        self,
+        new: Sequence[Atoms],
+        structures: Sequence[Structure],
+        found: Sequence[dict[str, tuple[Float, VarianceTerms]]],
+    ) -> None:
         """Errors from before the labels are learned."""
         calculator = Calculator(self.model)
-        calibration, surprises = self.model.calibration_, []
-        for atoms, one, of_kind in zip(
-            new, structures, self.model.errors_with_terms(structures), strict=True
-        ):
+        for atoms, one, of_kind in zip(new, structures, found, strict=True):
             self._looked.append(one)
             self._found.append(of_kind)
-            error_nc, terms = of_kind["forces"]
-            known = np.isfinite(error_nc)
-            std_nc = calibration.std("forces", terms, one.numbers_n)
-            level_nc = calibration.level("forces", error_nc, terms, one.numbers_n)
-            energy_error, energy_terms = of_kind["energy"]
-            energy_std = calibration.std("energy", energy_terms, one.numbers_n)
-            surprises.append(
-                Surprise(
-                    _rms(error_nc[known]),
-                    _rms(std_nc[known]),
-                    float(np.mean(level_nc[known] <= _LEVEL)) if known.any() else np.nan,
-                    float(energy_error[0]) / one.n_atoms,
-                    float(energy_std[0]) / one.n_atoms,
-                )
-            )
-            if calculator.novelty and known.all():
+            error_nc = of_kind["forces"][0]
+            if calculator.novelty and np.isfinite(error_nc).all():
                 self._novelty.append(calculator.get_property("novelty", atoms.copy()))
                 self._error.append(np.sqrt(np.mean(error_nc**2, axis=1)))
-        return surprises
 
     def _recall(self) -> None:
         """After a fit to all: what it would have expected of the last structures without them."""
