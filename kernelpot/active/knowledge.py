@@ -32,7 +32,7 @@ _BEYOND, _BEYOND_EXPECTATION = 10.0, 30.0
 """A label is not believed whose error is so many times the forces of all others, and so many times
 what was expected of it."""
 _NEVER_DOUBTED = 50.0
-"""Error below which a label is always believed, eV/angstrom: others may be of relaxed structures."""
+"""Error below which a label is always believed, eV/angstrom: all others may be of minima."""
 _RECENT = 8
 """Structures by whose errors thresholds are set."""
 
