@@ -355,7 +355,7 @@ def overhead(seed, folder, most):
          Dynamics(temperature=(300.0, 3000.0), n_steps=500, timestep=1.0)],
         tolerance=0.005, batch=4, most_labels=most, final_steps=0, plateau_rounds=10_000,
     )  # fmt: skip
-    entries = read_entries(folder / f"overhead_{seed}")
+    entries = list(read_entries(folder / f"overhead_{seed}"))
     ends = [datetime.fromisoformat(one.time) for one in entries if one.kind == "judged"]
     rounds = History(entries).rounds
     n_labels, cycles = len(rounds[0].labels), []

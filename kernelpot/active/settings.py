@@ -78,7 +78,7 @@ class LearnerSettings:
     upper: float = 2.0
     objective: Literal["largest", "mean"] = "largest"
     batch: int = 4
-    n_candidates: int = 24
+    n_candidates: int = 12
     n_initial: int = 4
     displacement: float = 0.08
     strain: float = 0.02
