@@ -256,7 +256,7 @@ def moody(atoms):
 
 
 def test_labels_that_fail_are_recorded_and_the_run_goes_on(tmp_path):
-    outcome = learner(tmp_path, moody, time_limit=2.0, n_initial=8, most_labels=18).run()
+    outcome = learner(tmp_path, moody, time_limit=2.0, n_initial=8, most_labels=14).run()
     entries = [one.content for one in read_entries(tmp_path) if one.kind == "label"]
     reasons = [one["reason"] for one in entries]
     assert {one["round"] for one in entries} > {0}

@@ -496,9 +496,10 @@ def test_failures_are_reported_and_not_fatal(copper):
 
     def sometimes(atoms):
         energy = atoms.get_potential_energy()
-        if energy <= level + 1e-9 and energy != pytest.approx(mean, abs=1e-9):
+        # One by one and all at once differ by rounding, which the amplitude makes large.
+        if energy <= level + 1e-6 and energy != pytest.approx(mean, abs=1e-6):
             raise RuntimeError("the relaxation did not end")
-        return np.nan if energy == pytest.approx(values.max(), abs=1e-7) else energy
+        return np.nan if energy == pytest.approx(values.max(), abs=1e-6) else energy
 
     found = propagate(sometimes, committee, atoms)
     reasons = {one.sample: one.reason for one in found.failures}
