@@ -267,8 +267,10 @@ def dft(seed, folder, most):
     model = KernelPotential(Soap(cutoff=5.0, n_max=8, l_max=5), n_environments=80, n_tangents=10)
     model, _, found = learn(
         "dft", seed, folder, model, pbe, start,
-        [Rattle(displacement=0.05, strain=0.04, n=20), Dynamics(temperature=600.0, n_steps=1000)],
-        tolerance=0.03, n_initial=4, strain=0.03, batch=4, most_labels=most, final_steps=0,
+        [Rattle(displacement=0.02, strain=0.05, n=20),
+         Dynamics(temperature=300.0, pressure=(5.0, -5.0), n_steps=1000)],
+        tolerance=0.01, n_initial=4, displacement=0.03, strain=0.05, batch=4, most_labels=most,
+        final_steps=0,
     )  # fmt: skip
     constant, modulus = equation_of_state(Calculator(model))
     reference = equation_of_state(pbe())
