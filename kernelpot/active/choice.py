@@ -20,7 +20,7 @@ from kernelpot.neighbours import find_pairs
 from kernelpot.potential import KernelPotential
 from kernelpot.variances import open_factors
 
-__all__ = ["choose", "expected_error"]
+__all__ = ["choose", "evenly", "expected_error"]
 
 _DENSE = 1200
 """Numbers of candidates up to which their joint covariance is computed with what the inducing
@@ -31,6 +31,24 @@ _EXACT = "forces_error"
 """Reason of a candidate whose score is the present model's expected error over the threshold."""
 _ALWAYS = frozenset({"barrier", "given", "end", "too close", "energy", "volume", "fragments"})
 """Reasons for which a candidate stays one whatever its expected error."""
+
+
+def evenly(n: int, n_wanted: int) -> list[int]:
+    """Evenly spaced places in a sequence, its ends among them.
+
+    Parameters
+    ----------
+    n : int
+        Its length.
+    n_wanted : int
+        How many at most.
+
+    Returns
+    -------
+    list[int]
+        Ascending, none twice.
+    """
+    return np.unique(np.linspace(0, n - 1, min(n_wanted, n)).astype(int)).tolist()
 
 
 def expected_error(calculator: Calculator, atoms: Atoms) -> Float | None:
@@ -82,8 +100,8 @@ def choose(
     laws : Sequence[Law]
         What is known of the true potential: violations add to the scores.
     typical : Sequence[Candidate]
-        Structures whose mean variance labels are to lower; they may be chosen, too. None to choose
-        the candidates that tell most.
+        Structures whose mean variance labels are to lower; they may be chosen, too. Empty to
+        choose the candidates that tell most.
 
     Returns
     -------
@@ -103,7 +121,7 @@ def choose(
     if not looked or n < 1:
         return []
     n_unsure = len(looked)
-    looked += _evenly(typical, n_looked)
+    looked += [typical[k] for k in evenly(len(typical), n_looked)]
     images = [one.atoms for one in looked]
     noise = max(model.reference_noise_["forces"], _LEAST_NOISE)
     beside = _beside(images, calculator, laws)
@@ -121,12 +139,6 @@ def choose(
         picked = pick_by_factors(factors, noise, n, beside=beside)
     told = zip(picked.picks, picked.information, strict=True)
     return [(looked[k], float(information)) for k, information in told]
-
-
-def _evenly(structures: Sequence[Candidate], n: int) -> list[Candidate]:
-    """So many at most, evenly spaced."""
-    places = np.linspace(0, len(structures) - 1, min(n, len(structures))).astype(int)
-    return [structures[k] for k in places]
 
 
 def _largest(candidates: Sequence[Candidate], n: int) -> list[Candidate]:

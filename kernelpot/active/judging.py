@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 
 from kernelpot.active.blocking import block_average
-from kernelpot.active.choice import expected_error
+from kernelpot.active.choice import evenly, expected_error
 from kernelpot.active.explorers.protocol import Explorer
 from kernelpot.active.history import Round
 from kernelpot.active.records import Candidate, Exploration
@@ -77,9 +77,9 @@ def judged_by(
     """
     frames = found.frames
     if len(looks) >= n_looked:
-        sigma = [looks[k] for k in _evenly(len(looks), n_looked)]
+        sigma = [looks[k] for k in evenly(len(looks), n_looked)]
     else:
-        errors = [expected_error(calculator, frames[k]) for k in _evenly(len(frames), n_looked)]
+        errors = [expected_error(calculator, frames[k]) for k in evenly(len(frames), n_looked)]
         sigma = [float(one.max()) for one in errors if one is not None]
     series = None
     if observable is not None and len(frames) > 1:
@@ -98,11 +98,6 @@ def judged_by(
         "sigma": sigma,
         "observable": series,
     }
-
-
-def _evenly(n: int, n_wanted: int) -> list[int]:
-    """Places in a sequence, its ends among them."""
-    return np.unique(np.linspace(0, n - 1, min(n_wanted, n)).astype(int)).tolist()
 
 
 def typical_of(found: Exploration, origin: str) -> list[Candidate]:

@@ -251,7 +251,7 @@ class Loop:
         return force_tolerance(
             self._settings.tolerance,
             errors=self.knowledge.recent_errors,
-            multiple=self._settings.multiple * 0.5**n_calm,
+            multiple=self._settings.multiple * 0.5 ** min(n_calm, 30),  # never zero
         )
 
     def _from(self, number: int, e: int) -> Atoms:

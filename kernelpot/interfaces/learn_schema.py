@@ -56,7 +56,7 @@ _LEARN = {
     "multiple": (Positive, "a young model wants labels from so many times its errors on"),
     "upper": (
         Annotated[float, Field(ge=1.0, allow_inf_nan=False)],
-        "explorers end where the expected error is so many times the threshold",
+        "explorers end at so many times the threshold, and above a fifth of a typical force",
     ),
     "objective": (
         Literal["largest", "mean"],
