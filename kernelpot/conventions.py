@@ -30,7 +30,7 @@ xx yy zz yz xz xy, as in ASE.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -181,6 +181,7 @@ class Covariance(NamedTuple):
     kind_r: NDArray[np.str_]  # "energy", "energies", "forces" or "stress", (n,)
     structure_r: Int  # place of the structure in the list, (n,)
     place_r: Int  # atom, 3 atom + component, or Voigt component; 0 for the energy, (n,)
+    terms: VarianceTerms  # of each number, (n,): novelty and open are the diagonal
 
     def std(self, weights_r: ArrayLike) -> float:
         """Standard deviation of a weighted sum of the numbers.
@@ -197,6 +198,25 @@ class Covariance(NamedTuple):
         """
         weights_r = as_float(weights_r)
         return float(np.sqrt(max(weights_r @ self.matrix @ weights_r, 0.0)))
+
+    def between(self, structures: Sequence[int]) -> tuple[Float, Int]:
+        """Covariances of some of the structures alone.
+
+        Parameters
+        ----------
+        structures : Sequence[int]
+            Their places, ascending.
+
+        Returns
+        -------
+        tuple[Float, Int]
+            The matrix, and the structure of each of its rows, counted from 0 among these.
+        """
+        mine_r = np.flatnonzero(np.isin(self.structure_r, structures))
+        return (
+            self.matrix[np.ix_(mine_r, mine_r)],
+            as_int(np.searchsorted(structures, self.structure_r[mine_r])),
+        )
 
 
 class Interval(NamedTuple):

@@ -32,6 +32,9 @@ from kernelpot.variances import check_kinds
 
 __all__ = ["FittedPotential"]
 
+_TOLD = 8
+"""Structures after which progress is told."""
+
 
 class FittedPotential:
     """Base class of `KernelPotential`, which has the parameters and fits.
@@ -110,10 +113,7 @@ class FittedPotential:
         structures = self._structures(images, labels="ignore")
         results = side_by_side(self._evaluate, structures)
         jackknife = return_interval is not None
-        variances_s = [
-            variances_of(self.predictor_, one, kinds, jackknife=jackknife) if kinds else {}
-            for one in structures
-        ]
+        variances_s = self._variances(structures, kinds, jackknife=jackknife)
         std: dict[str, Any] = {
             f"{kind}_std": [of[kind].std for of in variances_s] for kind in kinds
         }
@@ -346,17 +346,19 @@ class FittedPotential:
         results = side_by_side(self._evaluate, structures)
         tell = self.progress or say_nothing
         found = []
-        for s, (one, (energy, forces_nc, stress_v, _)) in enumerate(
-            zip(labelled, results, strict=True)
-        ):
-            terms = variances_of(self.predictor_, one, LABEL_KINDS, jackknife=True)
-            errors = {
-                "energy": np.array([energy - one.energy]),
-                "forces": forces_nc - one.forces_nc,
-                "stress": stress_v - one.stress_v,
-            }
-            found.append({kind: (errors[kind], terms[kind]) for kind in LABEL_KINDS})
-            tell("calibration", s + 1, len(structures))
+        for first in range(0, len(labelled), _TOLD):
+            part = slice(first, first + _TOLD)
+            variances_s = self._variances(labelled[part], LABEL_KINDS, jackknife=True)
+            for one, (energy, forces_nc, stress_v, _), terms in zip(
+                labelled[part], results[part], variances_s, strict=True
+            ):
+                errors = {
+                    "energy": np.array([energy - one.energy]),
+                    "forces": forces_nc - one.forces_nc,
+                    "stress": stress_v - one.stress_v,
+                }
+                found.append({kind: (errors[kind], terms[kind]) for kind in LABEL_KINDS})
+            tell("calibration", len(found), len(structures))
         return found
 
     # ---------------------------------------------------------------------- for the estimator
@@ -391,6 +393,16 @@ class FittedPotential:
         }
         self.predictor_ = predictor_of(fitted)
         self.calibration_ = uncalibrated(self.reference_noise_)
+
+    def _variances(
+        self, structures: Sequence[Structure], kinds: Collection[str], *, jackknife: bool
+    ) -> list[dict[str, VarianceTerms]]:
+        """Of each structure; empty where no kinds are asked for."""
+        if not kinds:
+            return [{} for _ in structures]
+        return side_by_side(
+            lambda one: variances_of(self.predictor_, one, kinds, jackknife=jackknife), structures
+        )
 
     def _evaluate(self, structure: Structure) -> tuple[float, Float, Float, Float]:
         return evaluate_structure(self.predictor_, structure)

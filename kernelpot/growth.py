@@ -270,6 +270,8 @@ def learn_more(
     schedule: Schedule,
     n_environments: int,
     progress: Progress,
+    *,
+    tuning: bool = True,
 ) -> tuple[Fitted, Schedule]:
     """Grow, learn the labels, and find hyperparameters anew where that is due.
 
@@ -287,6 +289,8 @@ def learn_more(
         New inducing environments at most.
     progress : Progress
         Told of the stage "rows".
+    tuning : bool
+        Whether hyperparameters are found where that is due.
 
     Returns
     -------
@@ -305,7 +309,7 @@ def learn_more(
     learned, surprises = absorb_labels(grown, structures, progress)
     schedule = schedule.after(surprises)
     why = schedule.advice.tune
-    if not why:
+    if not why or not tuning:
         return learned, schedule
     log.info("hyperparameters are found anew: %s", why)
     return tune(learned, options), schedule.tuned(why)

@@ -8,12 +8,10 @@ from contextlib import nullcontext
 from os import PathLike
 from typing import Any
 
-import numpy as np
 from ase import Atoms
 from sklearn.base import BaseEstimator
 
 import kernelpot.model_file as model_file
-import kernelpot.training as training
 from kernelpot._machine import one_blas_thread
 from kernelpot.automatic import fit_automatically
 from kernelpot.conventions import Progress
@@ -21,16 +19,12 @@ from kernelpot.descriptors.protocol import Descriptor
 from kernelpot.distributed import Files, paths_of, read_by_workers, scattered
 from kernelpot.fit_cost import Estimate, estimate
 from kernelpot.fitted import with_scores
-from kernelpot.fitted_potential import FittedPotential
 from kernelpot.gp.inducing import Selector
-from kernelpot.growth import MOST, learn_more
-from kernelpot.jackknife import folded
 from kernelpot.model_state import unpack
 from kernelpot.options import Options, check_options
 from kernelpot.rates import Clock
 from kernelpot.robust import fit_robustly
-from kernelpot.schedule import Schedule
-from kernelpot.streaming import Surprise
+from kernelpot.streamed_potential import StreamedPotential
 from kernelpot.summary import summarise
 from kernelpot.training_data import Data, InProcess, say_nothing
 
@@ -40,7 +34,7 @@ Sigma = float | dict[str, float]
 """A standard deviation, or one by source."""
 
 
-class KernelPotential(FittedPotential, BaseEstimator):
+class KernelPotential(StreamedPotential, BaseEstimator):
     """Interatomic potential by sparse Gaussian process regression on SOAP power spectra.
 
     Energies, forces and stresses are linear functionals of one Gaussian process over atomic
@@ -385,81 +379,6 @@ class KernelPotential(FittedPotential, BaseEstimator):
         started = clock()
         structures = self._structures(images, labels="required")
         return estimate(structures, options, clock, clock() - started)
-
-    def partial_fit(
-        self, images: Iterable[Atoms], y: None = None, *, grow: bool | int = False
-    ) -> KernelPotential:
-        """Add labelled structures, keeping the baseline: no refit.
-
-        Without ``grow`` inducing variables and hyperparameters stay as they are, and the result is
-        to rounding that of one fit with these. With it the model gets inducing environments and
-        tangents of its own for what is new, axes for features that it had left out, and noise
-        levels and amplitudes anew where labels are not as expected or have doubled
-        (``schedule_.tunings``; ``schedule_.advice.refit`` says why a `fit` to all structures would
-        be due). The time does not depend on how many labels there are already.
-
-        Parameters
-        ----------
-        images : Iterable[Atoms]
-            New structures, of species that the model knows.
-        y : None
-            Not used.
-        grow : bool | int
-            Whether inducing variables are added: at most so many environments, where True means
-            four for each structure; where nothing is new there are none.
-
-        Returns
-        -------
-        KernelPotential
-            Itself; fitted anew where it was not fitted before.
-
-        Raises
-        ------
-        ValueError
-            If a structure is not valid; the model then stays as it was.
-        """
-        if not hasattr(self, "fitted_"):
-            return self.fit(images)
-        if not isinstance(grow, bool) and (grow != int(grow) or grow < 0):
-            raise ValueError(
-                f"grow must be True, False, or how many environments to add; got {grow!r}"
-            )
-        structures = self._structures(images, labels="required")
-        options = self._options()
-        tell = self.progress or say_nothing
-        earlier, schedule = self.training_summary_, self.schedule_
-        with one_blas_thread():
-            if grow:
-                most = MOST * len(structures) if grow is True else int(grow)
-                fitted, schedule = learn_more(
-                    self.fitted_, structures, options, schedule, most, tell
-                )
-            else:
-                fitted = training.update(self.fitted_, structures, self.progress)
-                schedule = schedule.after([Surprise(0, 0.0)] * len(structures))
-            summary, scores_mj = summarise(InProcess(structures), fitted, options, None, tell)
-            if fitted.scores_mj is not None:
-                # Those of the earlier structures are of the residuals that they had.
-                fitted = with_scores(fitted, folded([fitted.scores_mj, scores_mj]))
-        self._adopt(fitted)
-        summary["n_structures"] += earlier["n_structures"]
-        summary["n_labels"] = {
-            kind: n + earlier["n_labels"][kind] for kind, n in summary["n_labels"].items()
-        }
-        summary["doubts"] = [*earlier.get("doubts", ()), *summary["doubts"]]
-        summary["data_hash"] = [*np.atleast_1d(earlier["data_hash"]).tolist(), summary["data_hash"]]
-        summary["schedule"] = schedule.to_settings()
-        self.training_summary_ = summary
-        return self
-
-    @property
-    def schedule_(self) -> Schedule:
-        """How many structures were learned when, when hyperparameters were found anew and why."""
-        n_structures = self.training_summary_["n_structures"]
-        since_fit = self.training_summary_.get("schedule")
-        if since_fit is None:
-            return Schedule(n_structures, n_structures, n_structures)
-        return Schedule.from_settings(since_fit)
 
     def _options(self) -> Options:
         """The parameters, checked."""

@@ -106,10 +106,13 @@ class _Judge:
             return
         posterior = self._posterior
         prior_g = self._prior_variances(structure, [rows.label.kind for rows in found])
-        residual, spread, aside = [], [], []
-        for rows in found:
-            missing = posterior.whitening.n_raw - rows.A_rm.shape[1]
-            phi_rk = posterior.whitening.whiten(np.pad(rows.A_rm, ((0, 0), (missing, 0))))
+        residual, aside = [], []
+        n_raw = posterior.whitening.n_raw
+        widened = [np.pad(one.A_rm, ((0, 0), (n_raw - one.A_rm.shape[1], 0))) for one in found]
+        whitened_rk = posterior.whitening.whiten(np.concatenate(widened))
+        ends = np.cumsum([len(rows.y_r) for rows in found])
+        for rows, end in zip(found, ends, strict=True):
+            phi_rk = whitened_rk[end - len(rows.y_r) : end]
             squares_rk = phi_rk**2
             open_gr = np.array(
                 [
@@ -124,8 +127,7 @@ class _Judge:
             delta_g = np.array(self._fitted.delta_g)
             aside.append((factor * rows.sigma_r) ** 2 + delta_g**2 @ open_gr)
             residual.append(rows.y_r - phi_rk @ posterior.w_k)
-            spread.append(phi_rk)
-        open_rk = np.concatenate(spread)
+        open_rk = whitened_rk
         trsm(posterior.R_kk, open_rk.T, upper=True)
         C_rr = open_rk @ open_rk.T + np.diag(np.concatenate(aside))
         z_r = scipy.linalg.solve_triangular(

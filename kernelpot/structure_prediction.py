@@ -18,10 +18,10 @@ from kernelpot.conventions import (
     VarianceTerms,
     voigt_from_tensor,
 )
+from kernelpot.covariances import covariance
 from kernelpot.data import Structure
 from kernelpot.neighbours import find_pairs
 from kernelpot.prediction import Predictor
-from kernelpot.variances import covariance
 
 __all__ = ["covariance_of", "evaluate_structure", "time_predictions", "variances_of"]
 

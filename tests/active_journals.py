@@ -108,7 +108,7 @@ def surprise(error, expected, inside):
 def learned(round_number, surprises=(), why="2 new", how="update"):
     return {
         "round": round_number, "how": how, "why": why, "surprises": list(surprises),
-        "seconds": 0.5, "fingerprint": "0",
+        "seconds": 0.5, "fingerprint": "0", "doubted": [], "maintained": "", "maintenance": 0.0,
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
+from sklearn.exceptions import NotFittedError
 
 from kernelpot import Calculator, KernelPotential, PairSplines, Soap, load
 from kernelpot.data_checks import DataError
@@ -368,6 +369,43 @@ def test_a_grown_model_knows_what_its_first_structures_did_not_show(
     assert grown_silicon.n_environments_ > silicon_model.n_environments_ + 4
     assert errors[2] < 0.8 * errors[1] < errors[0]
     assert errors[2] < 1.2 * errors[3]
+
+
+def test_hyperparameters_are_found_at_once_or_later(silicon, silicon_model, tmp_path):
+    (at_once, later), new = (copy_of(silicon_model, tmp_path) for _ in range(2)), silicon[1][:4]
+    n_before = later.schedule_.n_tuned
+    at_once.partial_fit(new, grow=True)
+    later.partial_fit(new, grow=True, tune=False)
+    assert at_once.schedule_.tunings, "the case is to be one in which it is due"
+    why = later.schedule_.advice.tune
+    assert why
+    assert later.schedule_.n_tuned == n_before
+    assert later.noise_ != at_once.noise_
+    assert later.tune() is later
+    assert later.schedule_ == at_once.schedule_
+    assert later.schedule_.tunings[-1][1] == why
+    assert later.noise_ == at_once.noise_
+    assert later.delta_ == at_once.delta_
+    np.testing.assert_array_equal(later.fitted_.weights_m, at_once.fitted_.weights_m)
+    one, other = (m.predict(silicon[2][:2], return_std=True) for m in (later, at_once))
+    np.testing.assert_array_equal(one.forces_std, other.forces_std)
+    # The file has it all.
+    again = copy_of(later, tmp_path)
+    assert again.schedule_ == later.schedule_
+    np.testing.assert_array_equal(again.predict(silicon[2][:2]).forces, one.forces)
+    # Where nothing is due it is done all the same, and goes on from where it was.
+    before = dict(later.noise_)
+    later.tune()
+    assert later.schedule_.tunings[-1][1] == "asked for"
+    for kind, noise in later.noise_.items():
+        assert 0.2 < noise / before[kind] < 5.0
+
+
+def test_what_cannot_be_tuned(emt_images, emt_soap):
+    with pytest.raises(NotFittedError):
+        KernelPotential(emt_soap).tune()
+    with pytest.raises(ValueError, match="basis='full' keeps its weights only"):
+        KernelPotential(emt_soap, basis="full").fit(emt_images[:6]).tune()
 
 
 def test_a_grown_model_gets_axes_for_what_it_had_left_out(silicon, silicon_model, grown_silicon):

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from ase import Atoms
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import kernelpot.fitted as fitted
 import kernelpot.prior_variances as prior_variances
@@ -15,6 +15,7 @@ from kernelpot import Calculator, KernelPotential, PairSplines, Soap
 from kernelpot.conventions import OBSERVABLES, VOIGT
 from kernelpot.data import structures_from_atoms
 from kernelpot.selection import system_of
+from kernelpot.structure_prediction import variances_of
 from tests.conftest import alloy, label
 from tests.naive import gp as naive
 
@@ -86,6 +87,42 @@ def test_variances_are_the_diagonal_of_the_covariances(model, emt_images):
         for c in range(3):
             weights = np.where(forces & (p.cov.place_r % 3 == c), 1.0, 0.0)
             assert p.cov.std(weights) < 1e-5 * np.sqrt(scale)
+
+
+@pytest.mark.parametrize("kinds", ["forces", ("energy", "stress"), ("stress", "forces")])
+def test_covariances_of_some_kinds_and_structures(model, emt_images, kinds):
+    images = [emt_images[1], emt_images[33], alloy(np.random.default_rng(5), amplitude=0.4)]
+    whole, some = (model.predict(images, return_cov=asked).cov for asked in (True, kinds))
+    places = {key: r for r, key in enumerate(zip(*whole[1:4], strict=True))}
+    of_whole = [places[key] for key in zip(*some[1:4], strict=True)]
+    assert len(of_whole) > 9
+    scale = np.abs(whole.matrix).max()
+    expected = whole.matrix[np.ix_(of_whole, of_whole)]
+    assert_allclose(some.matrix, expected, rtol=1e-9, atol=1e-12 * scale)
+    # In parts: as without covariances.
+    found = {
+        (s, kind): getattr(model.predict([images[s]], return_std=kind), f"{kind}_std")[0]
+        for s in range(3)
+        for kind in ([kinds] if isinstance(kinds, str) else kinds)
+    }
+    for (s, kind), std in found.items():
+        mine = (some.structure_r == s) & (some.kind_r == kind)
+        variance_r = some.terms.novelty[mine] + some.terms.open[mine]
+        if mine.any():
+            assert_allclose(np.sqrt(variance_r), np.ravel(std), rtol=1e-6, atol=1e-6 * scale**0.5)
+    two, structure_r = some.between([0, 2])
+    kept = np.isin(some.structure_r, [0, 2])
+    assert_array_equal(two, some.matrix[kept][:, kept])
+    assert_array_equal(structure_r, some.structure_r[kept] // 2)
+
+
+def test_covariances_know_the_jackknife(model, emt_images):
+    joint = model.predict(emt_images[:2], return_cov="forces").cov
+    for s, one in enumerate(model._structures(emt_images[:2], labels="ignore")):
+        terms = variances_of(model.predictor_, one, ["forces"], jackknife=True)["forces"]
+        mine = joint.structure_r == s
+        assert terms.jackknife.max() > 0.0
+        assert_allclose(joint.terms.jackknife[mine], terms.jackknife.ravel(), rtol=1e-6, atol=1e-14)
 
 
 def test_covariances_are_those_of_differences_of_energies(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 
@@ -15,9 +16,11 @@ from kernelpot.active.mean_variance import pick_for_mean
 from kernelpot.active.records import Candidate
 from kernelpot.active.scores import Law, violation_score, violations
 from kernelpot.calculator import Calculator
-from kernelpot.conventions import Float, System
+from kernelpot.conventions import Covariance, Float, System, VarianceTerms
+from kernelpot.data import Structure, structures_from_atoms
 from kernelpot.neighbours import find_pairs
 from kernelpot.potential import KernelPotential
+from kernelpot.structure_prediction import covariance_of
 from kernelpot.variances import open_factors
 
 __all__ = ["choose", "evenly", "expected_error"]
@@ -108,37 +111,70 @@ def choose(
     list[tuple[Candidate, float]]
         With their scores as they are now, and what each tells beyond those before it, nats.
     """
+    met = _described(_largest(candidates, n_looked), model)
+    if not met or n < 1:
+        return []
+    targets = _described([typical[k] for k in evenly(len(typical), n_looked)], model)
+    everything = [*met, *targets]
+    joint = None
+    if targets or 3 * sum(structure.n_atoms for _, structure in everything) <= _DENSE:
+        # One look for both: what is expected of each, and of any two together.
+        structures = [structure for _, structure in everything]
+        joint = covariance_of(model.predictor_, structures, ["forces"])
     calculator = Calculator(model)
-    looked = []
-    for one in _largest(candidates, n_looked):
+    kept: list[int] = []
+    looked: list[Candidate] = []
+    for k, (one, structure) in enumerate(met):
         if one.reason != _EXACT:
-            error_n = expected_error(calculator, one.atoms)
-            if error_n is None:
-                continue
+            error_n = (
+                expected_error(calculator, one.atoms)
+                if joint is None
+                else _expected(joint, k, structure, model)
+            )
             one = one._replace(score=float(error_n.max()) / threshold)
         if one.score > 1.0 or one.reason in _ALWAYS:
             looked.append(one)
-    if not looked or n < 1:
+            kept.append(k)
+    if not looked:
         return []
     n_unsure = len(looked)
-    looked += [typical[k] for k in evenly(len(typical), n_looked)]
-    images = [one.atoms for one in looked]
+    looked += [one for one, _ in targets]
+    kept += range(len(met), len(everything))
     noise = max(model.reference_noise_["forces"], _LEAST_NOISE)
-    beside = _beside(images, calculator, laws)
-    if typical:
-        joint = model.predict(images, return_cov="forces").cov
-        picked = pick_for_mean(
-            joint.matrix, joint.structure_r, np.arange(len(looked)) >= n_unsure, noise, n,
-            beside=beside,
-        )  # fmt: skip
-    elif 3 * sum(map(len, images)) <= _DENSE:
-        joint = model.predict(images, return_cov="forces").cov
-        picked = pick_by_covariance(joint.matrix, joint.structure_r, noise, n, beside=beside)
-    else:
-        factors = [_force_factors(model, atoms) for atoms in images]
+    beside = _beside([one.atoms for one in looked], calculator, laws)
+    if joint is None:
+        factors = [_force_factors(model, one.atoms) for one in looked]
         picked = pick_by_factors(factors, noise, n, beside=beside)
+    else:
+        C_rr, structure_r = joint.between(kept)
+        if targets:
+            is_target_s = np.arange(len(looked)) >= n_unsure
+            picked = pick_for_mean(C_rr, structure_r, is_target_s, noise, n, beside=beside)
+        else:
+            picked = pick_by_covariance(C_rr, structure_r, noise, n, beside=beside)
     told = zip(picked.picks, picked.information, strict=True)
     return [(looked[k], float(information)) for k, information in told]
+
+
+def _described(
+    candidates: Sequence[Candidate], model: KernelPotential
+) -> list[tuple[Candidate, Structure]]:
+    """Without what is no structure any more, or of species that the model does not know."""
+    found = []
+    for one in candidates:
+        if not set(model.species_).issuperset(one.atoms.numbers.tolist()):
+            continue
+        with contextlib.suppress(ValueError):
+            found.append((one, structures_from_atoms([one.atoms], labels="ignore")[0]))
+    return found
+
+
+def _expected(joint: Covariance, k: int, structure: Structure, model: KernelPotential) -> Float:
+    """`expected_error` of one of several structures whose covariances are known."""
+    mine = joint.structure_r == k
+    terms = VarianceTerms(*(term_r[mine].reshape(-1, 3) for term_r in joint.terms))
+    error_nc = model.calibration_.std("forces", terms, structure.numbers_n)
+    return np.sqrt(np.mean(error_nc**2, axis=1))
 
 
 def _largest(candidates: Sequence[Candidate], n: int) -> list[Candidate]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from kernelpot.data_checks import DataError
 from kernelpot.leave_out import left_out_terms
 from kernelpot.potential import KernelPotential
 from kernelpot.terms.repulsion import closest_distances
+from kernelpot.training_data import say_nothing
 from kernelpot.uncertainty.calibration_fit import errors_by_kind, recalibrate
 
 log = logging.getLogger("kernelpot")
@@ -55,6 +56,8 @@ class Learned(NamedTuple):
     surprises: list[Surprise]  # of the new structures; none where the model knew no such species
     seconds: float
     doubted: list[tuple[int, str]]  # places of the new structures that were not learned, and why
+    maintained: str  # what was done with all earlier labels before, and why; "" where nothing was
+    maintenance: float  # seconds of it, most of them while the labels were computed
 
 
 class Knowledge:
@@ -86,6 +89,7 @@ class Knowledge:
         self._novelty: list[Float] = []  # of the atoms of structures with labels
         self._error: list[Float] = []  # of the force on each
         self._closest: Closest | None = None
+        self._maintained = "", 0.0  # since labels were learned last: what, and seconds
 
     def _unfitted(self) -> KernelPotential:
         return KernelPotential(**self._prototype.get_params(deep=False))
@@ -95,8 +99,44 @@ class Knowledge:
         """Whether there is a model."""
         return hasattr(self.model, "fitted_")
 
+    def maintain(self, check: Callable[[], None] = lambda: None) -> None:
+        """What the schedule asks for: a fit to all labels, or hyperparameters anew.
+
+        It can be done beside other work, before the next labels are learned; `learn` does it first
+        where it has not been done.
+
+        Parameters
+        ----------
+        check : Callable[[], None]
+            Called now and then; what it raises ends the work, and nothing has changed.
+        """
+        if not self.fitted:
+            return
+        started = time.perf_counter()
+        advice = self.model.schedule_.advice
+        if advice.refit:
+            model, told = self._unfitted(), self._prototype.progress or say_nothing
+
+            def progress(stage: str, done: int, total: int) -> None:
+                check()
+                told(stage, done, total)
+
+            model.progress = progress
+            model.fit(self.images)
+            model.progress = self._prototype.progress
+            self.model = model
+            self._recall()
+            what = f"fit to all, {advice.refit}"
+        elif advice.tune:
+            self.model.tune()
+            what = f"hyperparameters, {advice.tune}"
+        else:
+            return
+        self._calibrate()
+        self._maintained = what, time.perf_counter() - started
+
     def learn(self, new: Sequence[Atoms]) -> Learned:
-        """Learn labels: by an update, or by a fit to all where that is due.
+        """Learn labels: by an update, or by a fit to all where there is a new species.
 
         Parameters
         ----------
@@ -109,40 +149,46 @@ class Knowledge:
             With what the model had expected of them.
         """
         started = time.perf_counter()
+        if new:
+            self.maintain()
+        maintained, self._maintained = self._maintained, ("", 0.0)
+
+        def learned(how: str, why: str) -> Learned:
+            seconds = time.perf_counter() - started
+            return Learned(how, why, surprises, seconds, doubted, *maintained)
+
+        surprises: list[Surprise] = []
+        doubted: list[tuple[int, str]] = []
         if not new:
-            return Learned("nothing", "no new labels", [], 0.0, [])
+            return learned("nothing", "no new labels")
         structures = structures_from_atoms(new, *self.model._labels())
         known = set(self.model.species_) if self.fitted else set()
         unknown = {z for one in structures for z in one.numbers_n.tolist()} - known
         found = [] if unknown else self.model.errors_with_terms(structures)
-        surprises = (
-            [self._surprise(*one) for one in zip(structures, found, strict=True)] if found else []
-        )
+        if found:
+            surprises = [self._surprise(*one) for one in zip(structures, found, strict=True)]
         doubted = self._doubted(structures, surprises)
         for place, reason in doubted:
             log.warning("the label of %s is not learned: %s", structures[place].name, reason)
         kept = sorted(set(range(len(new))) - {place for place, _ in doubted})
         if not kept:
-            seconds = time.perf_counter() - started
-            return Learned("nothing", "no label can be believed", surprises, seconds, doubted)
+            return learned("nothing", "no label can be believed")
         new, structures = [new[k] for k in kept], [structures[k] for k in kept]
         if found:
             self._remember(new, structures, [found[k] for k in kept])
         self.images += new
         self._structures += structures
         self._see_distances(structures)
-        why = "the first labels"
-        if self.fitted:
-            why = "new species" if unknown else self.model.schedule_.advice.refit
-        if why:
+        if not self.fitted or unknown:
+            why = "new species" if self.fitted else "the first labels"
             self.model = self._unfitted().fit(self.images)
             self._recall()
+            how = "fit"
         else:
-            self.model.partial_fit(new, grow=True)
+            self.model.partial_fit(new, grow=True, tune=False)
+            how, why = "update", f"{len(new)} new"
         self._calibrate()
-        how = "fit" if why else "update"
-        why = why or f"{len(new)} new"
-        return Learned(how, why, surprises, time.perf_counter() - started, doubted)
+        return learned(how, why)
 
     def _surprise(self, one: Structure, found: dict[str, tuple[Float, VarianceTerms]]) -> Surprise:
         """Of errors from before the label is learned."""

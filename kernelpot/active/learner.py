@@ -173,6 +173,8 @@ def replay(folder: str | PathLike[str], model: KernelPotential) -> KernelPotenti
         for number, one in enumerate(history.rounds):
             if one.learned is not None:
                 knowledge.learn(history.to_learn(number))
+        if history.ended:
+            knowledge.maintain()
     if not knowledge.fitted:
         raise JournalError(f"The run in {folder} has learned nothing yet.")
     return knowledge.model

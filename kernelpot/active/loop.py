@@ -31,6 +31,7 @@ from kernelpot.active.judging import (
     typical_of,
 )
 from kernelpot.active.knowledge import Knowledge, Learned
+from kernelpot.active.meanwhile import Meanwhile
 from kernelpot.active.oracle import label_all
 from kernelpot.active.page import write_page
 from kernelpot.active.records import Candidate, Label
@@ -132,6 +133,7 @@ class Loop:
         number = 0
         while not (decision := self._round(number)).stop:
             number += 1
+        self.knowledge.maintain()
         self._save()
         if not self.history.ended:
             self._write("ended", {"why": decision.why})
@@ -307,7 +309,11 @@ class Loop:
     # --------------------------------------------------------------------------- labels
 
     def _label(self, number: int) -> None:
-        """Label what has no label yet; each is in the journal as soon as it is there."""
+        """Label what has no label yet; each is in the journal as soon as it is there.
+
+        Meanwhile earlier labels are looked at again where that is due: the model that explored has
+        done its part, and oracles take longer.
+        """
         mine = self.history.round(number)
         structures = mine.structures
         missing = [k for k in range(len(structures)) if k not in mine.labels]
@@ -316,16 +322,19 @@ class Loop:
             where = {"round": number, "place": missing[place]}
             self._write("label", {**where, **label_to_json(label)})
 
-        if missing:
-            label_all(
-                self._task.oracle,
-                [structures[k] for k in missing],
-                executor=self._task.executor,
-                n_parallel=self._settings.n_parallel,
-                time_limit=self._settings.time_limit,
-                threads=self._settings.threads,
-                tell=record,
-            )
+        if structures and not missing:  # a run that is resumed: as it was then
+            self.knowledge.maintain()
+        elif missing:
+            with Meanwhile(self.knowledge.maintain):
+                label_all(
+                    self._task.oracle,
+                    [structures[k] for k in missing],
+                    executor=self._task.executor,
+                    n_parallel=self._settings.n_parallel,
+                    time_limit=self._settings.time_limit,
+                    threads=self._settings.threads,
+                    tell=record,
+                )
 
     # --------------------------------------------------------------------------- the end
 

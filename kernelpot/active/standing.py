@@ -230,12 +230,18 @@ def _turn(round_number: int, one: Round, found: list[Acquired], n_known: int) ->
         error=_rms([it.error for it in found]),
         expected=_rms([it.expected for it in found]),
         inside=_mean([it.inside for it in found]),
-        learned=f"{learned['how']}: {learned['why']}" if learned["how"] else "",
+        learned=_how(learned),
         exploring=exploring,
         labelling=labelling,
         learning=learned["seconds"],
         other=max(0.0, whole - exploring - labelling - learned["seconds"]),
     )
+
+
+def _how(learned: dict[str, Any]) -> str:
+    """In words; journals of earlier versions say nothing of what was maintained."""
+    parts = [f"{learned['how']}: {learned['why']}"] if learned["how"] else []
+    return "; ".join([*parts, *filter(None, [learned.get("maintained")])])
 
 
 def _covered(spans: Iterable[tuple[float, float]]) -> float:

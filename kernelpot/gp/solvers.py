@@ -154,7 +154,7 @@ class Posterior(NamedTuple):
         trsm(self.R_kk, scores_jk.T, upper=True)
         return self._replace(scores_kj=scores_jk.T)
 
-    def covariance(self, prior_rr: Float, K_rm: Float) -> Float:
+    def covariance(self, prior_rr: Float, K_rm: Float) -> tuple[Float, VarianceTerms]:
         """The same of every two rows.
 
         Parameters
@@ -166,14 +166,21 @@ class Posterior(NamedTuple):
 
         Returns
         -------
-        Float
-            Shape (n_rows, n_rows), symmetric, with the variances of `variance` on its diagonal.
+        tuple[Float, VarianceTerms]
+            Shape (n_rows, n_rows), symmetric, with the variances of `variance` on its diagonal;
+            and `variance_terms` of each row, with their jackknife.
         """
         known_rk, open_rk = self.parts(K_rm)
         novelty_rr = prior_rr - known_rk @ known_rk.T
-        np.fill_diagonal(novelty_rr, np.maximum(np.diag(novelty_rr), 0.0))
-        covariance_rr = novelty_rr + open_rk @ open_rk.T
-        return 0.5 * (covariance_rr + covariance_rr.T)
+        novelty_r = np.maximum(np.diag(novelty_rr), 0.0)
+        np.fill_diagonal(novelty_rr, novelty_r)
+        open_rr = open_rk @ open_rk.T
+        jackknife_r = np.zeros(len(K_rm))
+        if self.scores_kj is not None:
+            jackknife_r = np.sum((open_rk @ self.scores_kj) ** 2, axis=1)
+        terms = VarianceTerms(novelty_r, np.diag(open_rr).copy(), jackknife_r)
+        covariance_rr = novelty_rr + open_rr
+        return 0.5 * (covariance_rr + covariance_rr.T), terms
 
     def parts(self, K_rm: Float) -> tuple[Float, Float]:
         """What the inducing variables know of the rows a priori, and what of it the data leave.
