@@ -378,13 +378,14 @@ def barrier(seed, folder, most):
 def overhead(seed, folder, most, label_seconds=LABEL_SECONDS):
     """Seconds that a label takes beside oracle and exploration, from the first to the last."""
     model = KernelPotential(Soap(cutoff=5.0, n_max=8, l_max=5), n_environments=80, n_tangents=10)
+    name = f"overhead_{label_seconds:g}s"
     _, _, found = learn(
-        f"overhead_{label_seconds:g}s", seed, folder, model, lambda: busy(label_seconds), bulk("Si", cubic=True),
+        name, seed, folder, model, lambda: busy(label_seconds), bulk("Si", cubic=True),
         [Rattle(displacement=0.15, strain=0.05, n=20),
          Dynamics(temperature=(300.0, 3000.0), n_steps=500, timestep=1.0)],
         tolerance=0.005, batch=4, most_labels=most, final_steps=0, plateau_rounds=10_000,
     )  # fmt: skip
-    entries = list(read_entries(folder / f"overhead_{label_seconds:g}s_{seed}"))
+    entries = list(read_entries(folder / f"{name}_{seed}"))
     ends = [datetime.fromisoformat(one.time) for one in entries if one.kind == "judged"]
     rounds = History(entries).rounds
     n_labels, cycles = len(rounds[0].labels), []

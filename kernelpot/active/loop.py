@@ -133,8 +133,8 @@ class Loop:
         number = 0
         while not (decision := self._round(number)).stop:
             number += 1
-        self.knowledge.maintain()
-        self._save()
+        self._maintain()
+        self._journal.write_labels()
         if not self.history.ended:
             self._write("ended", {"why": decision.why})
         self._show()
@@ -164,7 +164,7 @@ class Loop:
         fingerprint = self.knowledge.fingerprint()
         if mine.learned is None:
             self._write("learned", {"round": number, **_learned_json(learned, fingerprint)})
-            self._save()
+            self._journal.write_labels()
         elif mine.learned["fingerprint"] != fingerprint:
             log.warning(
                 "the labels of round %d give another model than when they were learned: libraries"
@@ -311,8 +311,8 @@ class Loop:
     def _label(self, number: int) -> None:
         """Label what has no label yet; each is in the journal as soon as it is there.
 
-        Meanwhile earlier labels are looked at again where that is due: the model that explored has
-        done its part, and oracles take longer.
+        Meanwhile the model that explored is maintained: it has done its part, and oracles take
+        longer.
         """
         mine = self.history.round(number)
         structures = mine.structures
@@ -323,9 +323,9 @@ class Loop:
             self._write("label", {**where, **label_to_json(label)})
 
         if structures and not missing:  # a run that is resumed: as it was then
-            self.knowledge.maintain()
+            self._maintain()
         elif missing:
-            with Meanwhile(self.knowledge.maintain):
+            with Meanwhile(self._maintain):
                 label_all(
                     self._task.oracle,
                     [structures[k] for k in missing],
@@ -424,13 +424,13 @@ class Loop:
             if any(value != self.history.settings.get(name) for name, value in mine.items()):
                 self._write("settings", mine)  # a budget that was raised, and when
 
-    def _save(self) -> None:
-        """The model and the labels, for people and other programs."""
-        if self._saved == self.knowledge.fingerprint():
-            return
-        self.knowledge.model.save(self._journal.folder / "model.kpot")
-        self._journal.write_labels()
-        self._saved = self.knowledge.fingerprint()
+    def _maintain(self, check: Callable[[], None] = lambda: None) -> None:
+        """Look at earlier labels again where that is due, and write the model, for people."""
+        self.knowledge.maintain(check)
+        fingerprint = self.knowledge.fingerprint() if self.knowledge.fitted else ""
+        if fingerprint != self._saved:
+            self.knowledge.model.save(self._journal.folder / "model.kpot")
+            self._saved = fingerprint
 
 
 def _pick_json(candidate: Candidate, told: float) -> dict[str, Any]:

@@ -159,8 +159,12 @@ def without_empty_rows(R: Float) -> Float:
     Float
         An upper trapezoid still; the one given where no row is empty.
     """
+    largest = max(R.max(initial=0.0), -R.min(initial=0.0))
+    diagonal_r = np.abs(np.diagonal(R))
+    if len(diagonal_r) == len(R) and diagonal_r.min(initial=np.inf) > 1e-15 * largest:
+        return R  # as it mostly is where there are as many rows as columns
     size_r = np.zeros(len(R))
     for column_r in R.T:
         np.maximum(size_r, np.abs(column_r), out=size_r)
-    kept_r = size_r > 1e-15 * size_r.max(initial=0.0)
+    kept_r = size_r > 1e-15 * largest
     return R if kept_r.all() else np.compress(kept_r, R.T, axis=1).T  # in Fortran order still
