@@ -131,6 +131,8 @@ def choose(
                 if joint is None
                 else _expected(joint, k, structure, model)
             )
+            if error_n is None:
+                continue
             one = one._replace(score=float(error_n.max()) / threshold)
         if one.score > 1.0 or one.reason in _ALWAYS:
             looked.append(one)

@@ -1,0 +1,85 @@
+"""What is labelled of the candidates that explorers have met."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase import Atoms
+from numpy.testing import assert_allclose
+
+import kernelpot.active.choice as choice
+from kernelpot import Calculator
+from kernelpot.active.choice import choose, expected_error
+from kernelpot.active.records import Candidate
+from tests.active_run import small_model
+from tests.conftest import alloy
+
+
+@pytest.fixture(scope="module")
+def known(emt_images):
+    return small_model().fit(emt_images[:12]).calibrate(emt_images[12:24])
+
+
+def candidate(atoms, reason="novelty", score=np.nan):
+    return Candidate(atoms, "dynamics", 0, reason, score)
+
+
+def new_ones(n, amplitude=0.4):
+    return [alloy(np.random.default_rng(100 + k), amplitude=amplitude) for k in range(n)]
+
+
+def test_scores_are_expected_errors_over_the_threshold(known):
+    images = new_ones(6)
+    expected = [expected_error(Calculator(known), atoms).max() for atoms in images]
+    threshold = 0.5 * min(expected)
+    found = choose([candidate(one) for one in images], known, 3, threshold=threshold, n_looked=6)
+    assert len(found) == 3
+    of_image = {id(atoms): error for atoms, error in zip(images, expected, strict=True)}
+    for one, information in found:
+        assert one.score == pytest.approx(of_image[id(one.atoms)] / threshold, rel=1e-6)
+        assert information > 0.0
+    # Those below it are no candidates, but for what is given.
+    threshold = 2.0 * max(expected)
+    everything = [candidate(one) for one in images]
+    assert choose(everything, known, 3, threshold=threshold, n_looked=6) == []
+    everything[4] = everything[4]._replace(reason="given")
+    (found,) = choose(everything, known, 3, threshold=threshold, n_looked=6)
+    assert found[0].atoms is images[4]
+
+
+def test_large_structures_are_chosen_by_factors(known, monkeypatch):
+    """Without their joint covariance; their scores are the same."""
+    everything = [candidate(one) for one in new_ones(5)]
+    dense = choose(everything, known, 5, threshold=1e-6, n_looked=5)
+    monkeypatch.setattr(choice, "_DENSE", 0)
+    open_alone = choose(everything, known, 5, threshold=1e-6, n_looked=5)
+    scores = [{id(one.atoms): one.score for one, _ in found} for found in (dense, open_alone)]
+    both = scores[0].keys() & scores[1].keys()
+    assert len(both) >= 3
+    assert_allclose([scores[0][k] for k in both], [scores[1][k] for k in both], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dense", [1200, 0])
+def test_what_is_no_structure_any_more_is_passed_over(known, monkeypatch, dense):
+    monkeypatch.setattr(choice, "_DENSE", dense)
+    exploded, stacked, stranger = new_ones(3)
+    exploded.positions[0] = np.nan
+    stacked.positions[1] = stacked.positions[0]
+    stranger.numbers[0] = 2
+    good = new_ones(5)[3:]
+    everything = [candidate(one) for one in (exploded, good[0], stacked, stranger, good[1])]
+    found = choose(everything, known, 9, threshold=1e-6, n_looked=9)
+    assert {id(one.atoms) for one, _ in found} <= {id(one) for one in good}
+    assert found
+    assert choose(everything[:1], known, 9, threshold=1e-6, n_looked=9) == []
+    typical = [candidate(one, "typical", 0.0) for one in (exploded, *new_ones(7)[5:])]
+    found = choose(everything, known, 2, threshold=1e-6, n_looked=9, typical=typical)
+    assert len(found) == 2
+    assert all(np.isfinite(one.atoms.positions).all() for one, _ in found)
+
+
+def test_nothing_to_choose(known):
+    one = candidate(new_ones(1)[0])
+    assert choose([], known, 3, threshold=0.1, n_looked=4) == []
+    assert choose([one], known, 0, threshold=1e-6, n_looked=4) == []
+    assert choose([candidate(Atoms("He"))], known, 3, threshold=1e-6, n_looked=4) == []
