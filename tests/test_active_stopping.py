@@ -357,6 +357,31 @@ def test_coverage_of_anything(seed, n_frames, n_atoms, scale):
     assert not found.met  # 300 at most
 
 
+def test_environments_outside_in_a_cluster_count_for_fewer():
+    """Their scores come and go too little for the mean of all to know."""
+    rng = np.random.default_rng(3)
+    inside_fn = rng.uniform(0.1, 0.9, (4000, 4))
+    n_outside = 160
+    scattered_fn, cluster_fn = inside_fn.copy(), inside_fn.copy()
+    scattered_fn[rng.choice(4000, n_outside, replace=False), 0] = 1.01
+    cluster_fn[1000 : 1000 + n_outside, 0] = 1.01
+    scattered, cluster = (coverage([one], share=0.98) for one in (scattered_fn, cluster_fn))
+    assert scattered.met
+    assert scattered.value > 1.0 - 1.3 * n_outside / 16_000
+    assert not cluster.met
+    assert cluster.value < 1.0 - 1.5 * n_outside / 16_000
+
+
+def test_a_run_that_is_still_drifting_counts_for_one():
+    drift_f = np.linspace(0.2, 0.8, 5000)
+    drifting = coverage([np.column_stack([drift_f, drift_f])], share=0.9)
+    assert not drifting.met
+    assert "count for 1," in drifting.text
+    rng = np.random.default_rng(0)
+    steady = coverage([rng.permuted(np.column_stack([drift_f, drift_f]), axis=0)], share=0.9)
+    assert steady.met
+
+
 def test_coverage_refuses():
     assert math.isnan(coverage([]).value)
     assert not coverage([np.zeros((0, 3))]).met
