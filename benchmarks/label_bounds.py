@@ -175,12 +175,13 @@ def main():
         bound = 1e3 * np.sqrt(left / len(t))
         print(f"{count:6d}  " + "  ".join(cells) + f"  {bound:16.1f}", flush=True)
     print("(sigma, mean absolute error; meV/A)")
-    for count in counts:
-        goal = found["mean", count][0]
-        sigmas = [found["random, all", k][0] for k in counts]
-        if goal >= sigmas[-1]:
-            as_many = np.exp(np.interp(-goal, -np.array(sigmas), np.log(counts)))
-            print(f"mean with {count} is worth {as_many:.0f} random frames: {count / as_many:.2f}")
+    for name in ("random, ramp", "random, all"):
+        sigmas = np.array([found[name, k][0] for k in counts])
+        for count in counts:
+            goal = found["mean", count][0]
+            if goal >= sigmas[-1]:
+                worth = np.exp(np.interp(-goal, -sigmas, np.log(counts)))
+                print(f"mean, {count}: as {worth:.0f} of {name}; {count / worth:.2f}")
 
 
 if __name__ == "__main__":

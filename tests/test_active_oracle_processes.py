@@ -160,11 +160,13 @@ def test_an_error_of_the_listener_ends_the_processes(cells):
 # The end of processes.
 
 STARTS_A_PROGRAM = """
-import os, subprocess, sys, time
+import os, signal, subprocess, sys, time
 from ase.build import bulk
 from kernelpot.active.oracle import label_all
 
 name = sys.argv[1]
+# What a shell has started in the background ignores it, and so would this.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def hangs(atoms):
     program = subprocess.Popen(["sleep", "600"])
@@ -191,7 +193,10 @@ def test_processes_end_with_the_parent(how, tmp_path):
         found = [int(pid) for pid in file.read_text().split()]
         assert all(map(alive, found))
         parent.send_signal(how)
-        errors = parent.communicate(timeout=30.0)[1].decode()
+        try:
+            errors = parent.communicate(timeout=30.0)[1].decode()
+        finally:
+            parent.kill()  # else leaving the block would wait for it
     assert ("KeyboardInterrupt" in errors) == (how == signal.SIGINT)
     # The oracle's processes, and what they have started.
     wait_until(lambda: not any(map(alive, found)))
