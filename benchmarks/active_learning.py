@@ -406,7 +406,7 @@ def overhead(seed, folder, most, label_seconds=LABEL_SECONDS):
         cycle, exploration = np.median(seconds_c[here]), np.median(exploring_c[here])
         print(
             f"  labels {few + 1} to {many}: {each:.3f} s for each beside oracle and exploration,"
-            f" {100 * each / LABEL_SECONDS:.1f} % of its {LABEL_SECONDS:g} s ({hidden:.3f} s"
+            f" {100 * each / LABEL_SECONDS:.1f} % of {LABEL_SECONDS:g} s ({hidden:.3f} s"
             f" hidden); medians of a cycle {cycle:.2f} s, exploration {exploration:.2f} s",
             flush=True,
         )
