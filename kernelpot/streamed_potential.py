@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,7 @@ class StreamedPotential(FittedPotential):
 
     progress: Any
     fit: Any
-
-    def _options(self) -> Options:
-        """The parameters, checked."""
-        raise NotImplementedError
+    _options: Callable[[], Options]  # the parameters, checked
 
     def partial_fit(
         self,
