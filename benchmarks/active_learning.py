@@ -3,7 +3,8 @@
     python benchmarks/active_learning.py [CASE ...] [--seeds N] [--folder FOLDER] [--json FILE]
 
 Needs tblite, and GPAW for the case "dft" (`pip install 'kernelpot[tblite,gpaw]'`). Runs stay in the
-folder, and are resumed where they are there. Medians over seeds.
+folder, with what was found of each (`CASE_SEED_LABELS.json`): they are resumed where they are
+there, and what is done is not done again. `--first 3 --seeds 2`: seeds 3 and 4. Medians over seeds.
 
 ethanol
     GFN2-xTB, 300 to 800 K. Labels that are needed for a mean absolute error of the forces of 20
@@ -424,10 +425,42 @@ CASES = {
 """With the most labels of each."""
 
 
+def found_of(name, case, most, seed, folder):
+    """What a case finds with a seed, or found before in this folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / f"{name}_{seed}_{most}.json"
+    if kept.exists():
+        one = json.loads(kept.read_text())
+    else:
+        one = case(seed, folder, most)
+        kept.write_text(json.dumps(one, indent=1))
+    print(
+        f"{name}, seed {seed}: {one['labels']} labels of {1e3 * one['label_s']:.0f} ms, "
+        f"{100 * one['inside']:.0f} % of the forces inside 90 %, beside labels and exploration "
+        f"{one['beside_s']:.2f} s for each label; {one['seconds']:.0f} s; {one['why']}",
+        flush=True,
+    )
+    return one
+
+
+def medians(found):
+    """In words, of everything that all seeds have as one number."""
+    for key, value in found[0].items():
+        if key == "needed":
+            for target, each in value.items():
+                words = ", ".join(
+                    f"{kind} {median(one[key][target][kind] for one in found):.0f}" for kind in each
+                )
+                yield f"labels for {target} meV/A: {words}"
+        elif isinstance(value, int | float):
+            yield f"{key} {median(one[key] for one in found):.4g}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", choices=list(CASES), default=list(CASES))
     parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--labels", type=int, help="at most, in the place of a case's own number")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where runs are kept")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
@@ -435,28 +468,9 @@ def main():
     everything = {}
     for name in args.cases:
         case, most = CASES[name]
-        found = []
-        for seed in range(args.seeds):
-            found.append(case(seed, args.folder, args.labels or most))
-            one = found[-1]
-            print(
-                f"{name}, seed {seed}: {one['labels']} labels of {1e3 * one['label_s']:.0f} ms, "
-                f"{100 * one['inside']:.0f} % of the forces inside 90 %, beside labels and "
-                f"exploration {one['beside_s']:.2f} s for each label; {one['seconds']:.0f} s; "
-                f"{one['why']}",
-                flush=True,
-            )
-        print(f"{name}, medians of {len(found)}: inside "
-              f"{100 * median(one['inside'] for one in found):.0f} %", end="")  # fmt: skip
-        if name == "ethanol":
-            for target in (f"{target:g}" for target in TARGETS):
-                each = {
-                    kind: median(one["needed"][target][kind] for one in found)
-                    for kind in ("loop", "random", "farthest")
-                }
-                words = ", ".join(f"{kind} {n:.0f}" for kind, n in each.items())
-                print(f"; labels for {target} meV/A: {words}", end="")
-        print(flush=True)
+        seeds = range(args.first, args.first + args.seeds)
+        found = [found_of(name, case, args.labels or most, seed, args.folder) for seed in seeds]
+        print(f"{name}, medians of {len(found)}: {', '.join(medians(found))}", flush=True)
         everything[name] = found
     if args.json:
         args.json.write_text(json.dumps(everything, indent=1))

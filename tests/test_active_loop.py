@@ -293,6 +293,7 @@ def test_labels_that_cannot_be_are_not_learned(tmp_path, caplog):
     doubted = [len(one.learned["doubted"]) for one in rounds]
     assert doubted[0]  # by the others of the first round
     assert sum(doubted[1:])  # by what was expected
+    assert (tmp_path / "run.html").read_text().count("not learned: its forces are") == sum(doubted)
     assert "probably converged to something else" in caplog.text
     assert outcome.model.training_summary_["n_structures"] == 20 - sum(doubted)
     errors = [one["error"] for r in rounds[-3:] for one in r.learned["surprises"]]

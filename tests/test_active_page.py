@@ -83,6 +83,35 @@ def test_surprises_are_of_the_labels_that_did_not_fail():
     assert errors[2] == 0.2
 
 
+def test_labels_that_were_not_believed_say_why():
+    first = learned(0)
+    first["doubted"] = [(0, "given is absurd"), (2, "<far> too large")]
+    second = learned(1, [surprise(900.0, 0.1, 0.0), surprise(0.1, 0.1, 0.9)])
+    second["doubted"] = [(0, "larger still")]
+    contents = [
+        ("settings", run_settings(given=[ETHANOL])),
+        ("picked", {"round": 0, "structures": [pick(), pick(), pick()]}),
+        ("label", label(0, 0)),
+        ("label", label(0, 1, reason="no")),
+        ("label", label(0, 2)),
+        ("learned", first),  # the one that was given, the first and the third
+        ("explored", explored(1)),
+        ("picked", {"round": 1, "structures": [pick(), pick()]}),
+        ("label", label(1, 0)),
+        ("label", label(1, 1)),
+        ("learned", second),
+    ]
+    history = History(entries_of(contents))
+    acquired = standing(history).acquired
+    assert [one.doubted for one in acquired] == ["", "", "<far> too large", "larger still", ""]
+    # Of the four of the first round one had failed, and two are absurd.
+    assert [one.n_known for one in acquired] == [0, 0, 0, 1, 1]
+    page = html_of("copper", history)
+    assert "not learned: &lt;far&gt; too large" in page
+    assert "not learned: larger still" in page
+    assert page.count("not believed") == 2
+
+
 def test_what_is_done_now_follows_from_the_journal():
     doing = []
     contents = two_rounds()

@@ -17,12 +17,20 @@ from ase.io import read, write
 
 from kernelpot import load
 from kernelpot.active import FileOracle, LearnerSettings, Pool, Rattle, label_all
+from kernelpot.active.history import History
 from kernelpot.active.journal import Journal, read_entries
+from kernelpot.active.scores import violations
 from kernelpot.descriptors import Soap
 from kernelpot.interfaces import learn_parts
 from kernelpot.interfaces import learn_schema as schema
 from kernelpot.interfaces.learn_example import learn_example
-from kernelpot.interfaces.learn_parts import make_explorers, make_oracle, make_start
+from kernelpot.interfaces.learn_parts import (
+    make_explorers,
+    make_laws,
+    make_observable,
+    make_oracle,
+    make_start,
+)
 from kernelpot.interfaces.learn_settings import (
     check_learn_settings,
     learner_settings,
@@ -94,7 +102,7 @@ def labels_in(folder: Path) -> list[bytes]:
 
 def test_every_parameter_of_the_classes_has_a_key():
     fields = {field.name for field in dataclasses.fields(LearnerSettings)}
-    # An observable is a function, which only Python has.
+    # It stands beside the function whose tolerance it is.
     assert set(schema._LEARN) == fields - {"observable_tolerance"}
     for kind, cls in schema.EXPLORERS.items():
         keys = set(schema._EXPLORERS[kind][1]) - {"index"}
@@ -132,16 +140,30 @@ def test_the_example_is_valid_and_complete():
             assert f"\n{key} = " in text or f"# {key} =" in text, key
 
 
-@pytest.mark.parametrize("name", ["oracle", "explore"])
-def test_tables_of_the_example_are_valid_too(name):
-    heading = {"oracle": "# [oracle]", "explore": "# [[explore]]"}[name]
-    blocks = [b for b in learn_example().split("\n\n") if b.startswith(heading)]
-    kinds = schema.LEARN_LAYOUT.tables[name]
-    assert len(blocks) == len(kinds) - 1
+def commented(heading):
+    """What the example says of sections that are commented out."""
+    blocks = [b for b in learn_example().split("\n\n") if f"# {heading}" in b.splitlines()]
     for block in blocks:
-        raw = tomllib.loads("\n".join(line.removeprefix("# ") for line in block.splitlines()))
+        lines = block.splitlines()
+        lines = lines[lines.index(f"# {heading}") :]
+        yield tomllib.loads("\n".join(line.removeprefix("# ") for line in lines))
+
+
+@pytest.mark.parametrize("name", ["oracle", "explore", "law"])
+def test_tables_of_the_example_are_valid_too(name):
+    heading = {"oracle": "[oracle]"}.get(name, f"[[{name}]]")
+    kinds = schema.LEARN_LAYOUT.tables[name]
+    said = list(commented(heading))
+    assert len(said) == len(kinds) - (name != "law")
+    for raw in said:
         checked = getattr(settings_of(**raw), name)
         assert [type(one) for one in checked] == [kinds[checked[0].kind]]
+
+
+def test_the_observable_of_the_example_is_valid_too():
+    (raw,) = commented("[observable]")
+    assert learner_settings(settings_of(**raw)).observable_tolerance == 0.1
+    assert learner_settings(settings_of()).observable_tolerance is None
 
 
 @pytest.mark.parametrize(
@@ -150,7 +172,7 @@ def test_tables_of_the_example_are_valid_too(name):
         ({"oracle": {}}, "[oracle] kind: missing; allowed: 'emt' or 'tblite' or"),
         ({"oracle": {"kind": "vasp"}}, "[oracle] kind: 'vasp' was given; allowed: 'emt' or"),
         ({"oracle": {"kind": "emt", "method": "x"}}, 'it belongs to kind = "tblite"'),
-        ({"oracle": {"kind": "python"}}, "[oracle] function: missing; needed are file and name"),
+        ({"oracle": {"kind": "python"}}, "[oracle] function: missing (file and name"),
         ({"oracle": {"kind": "tblite", "method": "GFN3"}}, "allowed: 'GFN2-xTB', 'GFN1-xTB' or"),
         ({"oracle": [{"kind": "emt"}] * 2}, "was given; allowed: a section [oracle]"),
         ({"explore": []}, "explore: an empty list was given; allowed: one table or more"),
@@ -161,6 +183,11 @@ def test_tables_of_the_example_are_valid_too(name):
         ({"explore": {"kind": "dynamics", "temperature": [3]}}, "temperature: [3] was given"),
         ({"learn": {"tolerance": -1}}, "[learn] tolerance: -1 was given; allowed: greater than 0"),
         ({"learn": {"n_steps": 3}}, "[learn] n_steps: there is no such key; it belongs under"),
+        ({"observable": {"function": "a.py:f"}}, "[observable] tolerance: missing (by how much"),
+        ({"observable": {"function": 3, "tolerance": 1.0}}, "[observable] function: 3 was given"),
+        ({"observable": 3}, "observable: 3 was given; allowed: a section [observable] with keys"),
+        ({"law": {"kind": "energy_below"}}, "[law] minimum: missing (no structure has"),
+        ({"law": {"kind": "newton"}}, "[law] kind: 'newton' was given; allowed: 'energy_below'"),
         ({"lern": {}}, "[lern]: there is no such section; the nearest is [learn]"),
         ({"data": {"train": "a"}}, "[data]: there is no such section; there are descriptor,"),
         ({"batch": 3}, "batch stands outside of its section: put it under [learn]"),
@@ -344,6 +371,44 @@ def test_faults_of_oracles(tmp_path):
     assert made == FileOracle("queue", output="vasprun.xml")
 
 
+def test_laws_and_observables(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def volume(frames):\n    return [atoms.get_volume() for atoms in frames]\n\n"
+        "def too_small(atoms):\n    return max(12.0 - atoms.get_volume() / len(atoms), 0.0)\n\n"
+        "number = 3\n"
+    )
+    tables = [
+        {"kind": "energy_below", "minimum": -3.5, "tolerance": 0.1},
+        {"kind": "python", "function": f"{path}:too_small", "tolerance": 0.1, "weight": 2.0},
+    ]
+    laws = make_laws(settings_of(law=tables).law)
+    assert [law.weight for law in laws] == [1.0, 2.0]
+    assert [law.tolerance for law in laws] == [0.1, 0.1]
+    atoms = bulk("Cu", a=3.6, cubic=True)  # of 11.664 A^3 for each atom
+    atoms.calc = SinglePointCalculator(atoms, energy=-15.0)  # -3.75 eV for each
+    violation_sk = violations(laws, [atoms])
+    np.testing.assert_allclose(violation_sk, [[0.25, 12.0 - 11.664]], rtol=1e-12)
+    said = {"function": f"{path}:volume", "tolerance": 0.1}
+    observable = make_observable(settings_of(observable=said).observable)
+    np.testing.assert_allclose(observable([atoms, atoms]), 46.656)
+    assert make_observable(settings_of().observable) is None
+    assert make_laws(settings_of().law) == []
+    for function, error, words in [
+        ("volume", SettingsError, "allowed: .file.py:name., the name of a function"),
+        ("no.py:volume", FileNotFoundError, "no file no.py"),
+        (f"{path}:density", SettingsError, "defines no density"),
+        (f"{path}:number", SettingsError, "is no function, but int"),
+    ]:
+        law = {"kind": "python", "function": function, "tolerance": 0.1}
+        with pytest.raises(error, match=words) as raised:
+            make_laws(settings_of(law=[tables[0], law]).law)
+        assert str(raised.value).startswith("[law 2] function")
+        with pytest.raises(error, match=words) as raised:
+            make_observable(settings_of(observable={**said, "function": function}).observable)
+        assert str(raised.value).startswith("[observable] function")
+
+
 # ------------------------------------------------------------------------------------- the runs
 
 
@@ -451,6 +516,30 @@ def test_runs_that_cannot_begin(copper_run, tmp_path):
     result = call("learn", other, "--resume", "--folder", folder / "run")
     assert result.exit_code == 2
     assert "has another n_tangents" in result.stderr
+
+
+def test_an_observable_and_laws_of_a_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def volume(frames):\n    return [atoms.get_volume() for atoms in frames]\n\n"
+        "def never(atoms):\n    return 0.0\n"
+    )
+    config = tmp_path / "copper.toml"
+    config.write_text(
+        COPPER
+        + f'\n[observable]\nfunction = "{path}:volume"\ntolerance = 0.1\n'
+        + f'\n[[law]]\nkind = "python"\nfunction = "{path}:never"\ntolerance = 0.1\n'
+    )
+    result = call("learn", config, "--folder", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "\n  observable" in result.stdout
+    history = History(read_entries(tmp_path / "run"))
+    assert history.settings["laws"] == [f"{path}:never"]
+    assert history.settings["observable_tolerance"] == 0.1
+    dynamics = [one.explored[0] for one in history.rounds if one.explored]  # of a fixed cell
+    means = [found["observable"]["mean"] for found in dynamics if found["observable"]]
+    np.testing.assert_allclose(means, bulk("Cu", cubic=True).get_volume() * np.ones(len(means)))
+    assert means
 
 
 def test_an_oracle_that_always_fails_is_an_error_in_a_line(tmp_path):

@@ -189,7 +189,7 @@ def test_an_error_names_the_key_what_was_given_and_what_is_allowed(section, key,
 
 def test_errors_of_sections():
     assert message_of({}) == "[data] is missing; needed is at least data.train"
-    assert message_of({"data": {}}).startswith("[data] train: missing; needed are files of")
+    assert message_of({"data": {}}).startswith("[data] train: missing (files of")
     assert "the nearest is [model]" in message_of({**LEAST, "modell": {"zeta": 4}})
     assert "put it under [descriptor]" in message_of({**LEAST, "cutoff": 5.0})
     assert "model: 3 was given; allowed: a section [model]" in message_of({**LEAST, "model": 3})

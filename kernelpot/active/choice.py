@@ -115,15 +115,46 @@ def choose(
     if not met or n < 1:
         return []
     targets = _described([typical[k] for k in evenly(len(typical), n_looked)], model)
-    everything = [*met, *targets]
-    joint = None
-    if targets or 3 * sum(structure.n_atoms for _, structure in everything) <= _DENSE:
-        # One look for both: what is expected of each, and of any two together.
-        structures = [structure for _, structure in everything]
-        joint = covariance_of(model.predictor_, structures, ["forces"])
+    joint = _joint([*met, *targets], model, needed=bool(targets))
+    unsure = _unsure(met, joint, model, threshold)
+    if not unsure:
+        return []
+    looked = [*unsure.values(), *(one for one, _ in targets)]
+    noise = max(model.reference_noise_["forces"], _LEAST_NOISE)
+    beside = _beside([one.atoms for one in looked], Calculator(model), laws)
+    if joint is None:
+        factors = [_force_factors(model, one.atoms) for one in looked]
+        picked = pick_by_factors(factors, noise, n, beside=beside)
+    else:
+        C_rr, structure_r = joint.between([*unsure, *range(len(met), len(met) + len(targets))])
+        if targets:
+            is_target_s = np.arange(len(looked)) >= len(unsure)
+            picked = pick_for_mean(C_rr, structure_r, is_target_s, noise, n, beside=beside)
+        else:
+            picked = pick_by_covariance(C_rr, structure_r, noise, n, beside=beside)
+    told = zip(picked.picks, picked.information, strict=True)
+    return [(looked[k], float(information)) for k, information in told]
+
+
+def _joint(
+    described: Sequence[tuple[Candidate, Structure]], model: KernelPotential, *, needed: bool
+) -> Covariance | None:
+    """One look for what is expected of each, and of any two together; None of too much."""
+    structures = [structure for _, structure in described]
+    if not needed and 3 * sum(one.n_atoms for one in structures) > _DENSE:
+        return None
+    return covariance_of(model.predictor_, structures, ["forces"])
+
+
+def _unsure(
+    met: Sequence[tuple[Candidate, Structure]],
+    joint: Covariance | None,
+    model: KernelPotential,
+    threshold: float,
+) -> dict[int, Candidate]:
+    """By their places those worth a label, with their scores as they are now."""
     calculator = Calculator(model)
-    kept: list[int] = []
-    looked: list[Candidate] = []
+    found = {}
     for k, (one, structure) in enumerate(met):
         if one.reason != _EXACT:
             error_n = (
@@ -135,27 +166,8 @@ def choose(
                 continue
             one = one._replace(score=float(error_n.max()) / threshold)
         if one.score > 1.0 or one.reason in _ALWAYS:
-            looked.append(one)
-            kept.append(k)
-    if not looked:
-        return []
-    n_unsure = len(looked)
-    looked += [one for one, _ in targets]
-    kept += range(len(met), len(everything))
-    noise = max(model.reference_noise_["forces"], _LEAST_NOISE)
-    beside = _beside([one.atoms for one in looked], calculator, laws)
-    if joint is None:
-        factors = [_force_factors(model, one.atoms) for one in looked]
-        picked = pick_by_factors(factors, noise, n, beside=beside)
-    else:
-        C_rr, structure_r = joint.between(kept)
-        if targets:
-            is_target_s = np.arange(len(looked)) >= n_unsure
-            picked = pick_for_mean(C_rr, structure_r, is_target_s, noise, n, beside=beside)
-        else:
-            picked = pick_by_covariance(C_rr, structure_r, noise, n, beside=beside)
-    told = zip(picked.picks, picked.information, strict=True)
-    return [(looked[k], float(information)) for k, information in told]
+            found[k] = one
+    return found
 
 
 def _described(

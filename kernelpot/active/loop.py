@@ -34,19 +34,18 @@ from kernelpot.active.knowledge import Knowledge, Learned
 from kernelpot.active.meanwhile import Meanwhile
 from kernelpot.active.oracle import label_all
 from kernelpot.active.page import write_page
+from kernelpot.active.plan import NothingLearnedError, Plan
 from kernelpot.active.records import Candidate, Label
 from kernelpot.active.same_run import check_same, in_words, model_in_words
 from kernelpot.active.scores import Law
 from kernelpot.active.settings import LearnerSettings
 from kernelpot.active.stopping import Criterion, Decision, combine, label_budget, time_budget
 from kernelpot.active.structure_json import label_to_json, structure_from_json, structure_to_json
-from kernelpot.active.thresholds import Band, force_tolerance
 from kernelpot.active.triggers import Watch
-from kernelpot.active.unphysical import Limits, temperature_limit
 from kernelpot.calculator import Calculator
 from kernelpot.potential import KernelPotential
 
-__all__ = ["Loop", "NothingLearnedError", "Task", "Tell"]
+__all__ = ["Loop", "Task", "Tell"]
 
 log = logging.getLogger("kernelpot")
 
@@ -57,12 +56,6 @@ Kinds that end in -ing are of what begins, and are not in the journal: "explorin
 name, final) and "learning" (round), also of rounds that the journal has.
 """
 
-_STD_EVERY = 20
-"""Steps of an exploration from one look at the expected errors to the next."""
-_STD_GAP = 10
-"""And at least, where novelty is near its threshold."""
-_TRUSTED = 0.2
-"""Part of a typical force; below such errors explorations go on."""
 _SHOW_EVERY = 30.0
 """Seconds after which an entry has the page written anew before its round ends: slow labels."""
 _MAY_CHANGE = frozenset(
@@ -70,10 +63,6 @@ _MAY_CHANGE = frozenset(
      "plateau", "coverage", "final_steps", "observable_tolerance"}
 )  # fmt: skip
 """Settings with which a run may be resumed though they are others: when it ends, and how fast."""
-
-
-class NothingLearnedError(RuntimeError):
-    """No label of the first round succeeded."""
 
 
 class Task(NamedTuple):
@@ -119,6 +108,7 @@ class Loop:
         self._shown = -np.inf  # when the page was written
         self.history = History(journal.entries())
         self.knowledge = Knowledge(task.model, task.settings.window)
+        self._plan = Plan(task.start, task.settings, self.history, self.knowledge)
         self._saved = ""  # fingerprint of the model that is in the folder
         self._check_settings()
 
@@ -204,7 +194,7 @@ class Loop:
 
     def _explore(self, number: int) -> list[tuple[Candidate, float]]:
         calculator = Calculator(self.knowledge.model)
-        threshold = self._threshold(number)
+        threshold = self._plan.threshold(number)
         candidates: list[Candidate] = []
         typical: list[Candidate] = []
         longer = 2 ** n_unsettled(self.history.rounds[:number])
@@ -212,10 +202,10 @@ class Loop:
             started = time.perf_counter()
             explorer = prolonged(explorer, longer, longer)
             self._tell_exploring(number, e, final=False)
-            watch = self._watch(explorer, threshold)
+            watch = self._plan.watch(explorer, threshold)
             found = explorer.explore(
                 calculator,
-                self._from(number, e),
+                self._plan.begin(number, e),
                 watch,
                 np.random.default_rng([self._settings.random_state, number, e]),
             )
@@ -241,70 +231,6 @@ class Loop:
             laws=self._task.laws,
             typical=typical,
         )
-
-    def _threshold(self, number: int) -> float:
-        """Expected error of a force from which on a structure is a candidate, eV/angstrom.
-
-        Where a round finds nothing above it, the model has come away from where it began, and more
-        can be asked of it. A tolerance that no label will meet is found out by the plateau of the
-        uncertainty, not foretold here: what a young model is never certain of an older one is.
-        """
-        n_calm = sum(one.picked == [] for one in self.history.rounds[:number])
-        return force_tolerance(
-            self._settings.tolerance,
-            errors=self.knowledge.recent_errors,
-            multiple=self._settings.multiple * 0.5 ** min(n_calm, 30),  # never zero
-        )
-
-    def _from(self, number: int, e: int) -> Atoms:
-        """Where an explorer begins: where it came to in the last round, or at a start.
-
-        Every other time at a start: what has gone astray does not stay there.
-        """
-        starts = self._known_starts()
-        before = self.history.round(number - 1).explored.get(e) if number > 0 else None
-        if number % 2 == 0 or before is None or before["last"] is None:
-            return copy.deepcopy(starts[(number // 2) % len(starts)])
-        return structure_from_json(before["last"])
-
-    def _known_starts(self) -> list[Atoms]:
-        """Without those of species of which no label has succeeded: nothing can be said of them."""
-        known = set(self.knowledge.model.species_)
-        starts = [atoms for atoms in self._task.start if known.issuperset(atoms.numbers.tolist())]
-        if not starts:
-            raise NothingLearnedError(
-                "no structure to start from consists of species of which a label has succeeded;"
-                f" the model knows {sorted(known)} (atomic numbers)"
-            )
-        return starts
-
-    def _watch(self, explorer: Explorer, threshold: float) -> Watch:
-        novelty = Band()
-        if self.knowledge.model.predictor_.has_novelty:
-            lower = self.knowledge.novelty_map.threshold(threshold, np.inf)
-            novelty = Band(lower)  # it asks for a look at the expected error, which decides
-        return Watch(
-            novelty=novelty,
-            error=Band(threshold, self._upper(threshold)),
-            limits=self._limits(explorer),
-            std_every=_STD_EVERY,
-            std_gap=_STD_GAP,
-        )
-
-    def _upper(self, threshold: float) -> float:
-        """Expected error of a force at which an exploration ends, eV/angstrom.
-
-        However small the tolerance, dynamics on forces that are right to a part of their size goes
-        where it should.
-        """
-        return max(self._settings.upper * threshold, _TRUSTED * self.knowledge.typical_force)
-
-    def _limits(self, explorer: Explorer) -> Limits:
-        temperature = np.inf
-        if hasattr(explorer, "temperature"):
-            least = min(len(atoms) for atoms in self._task.start)
-            temperature = temperature_limit(float(np.max(explorer.temperature)), least)
-        return Limits(closest=self.knowledge.closest, temperature=temperature)
 
     # --------------------------------------------------------------------------- labels
 
@@ -356,8 +282,8 @@ class Loop:
     def _final_run(self, number: int) -> dict[str, Any]:
         """Long explorations that nothing but unphysical states ends."""
         calculator = Calculator(self.knowledge.model)
-        threshold = self._threshold(number + 1)
-        starts, explorers = self._known_starts(), self._task.explorers
+        threshold = self._plan.threshold(number + 1)
+        starts, explorers = self._plan.starts, self._task.explorers
         longer = 2 ** n_longer(self.history.rounds[:number], self._settings)
         n_times = longer * -(-self._settings.final_steps // len(starts))  # in all as long as asked
         moving = [e for e, one in enumerate(explorers) if hasattr(one, "n_steps")]
@@ -369,7 +295,7 @@ class Loop:
                 found = explorer.explore(
                     calculator,
                     copy.deepcopy(start),
-                    Watch(limits=self._limits(explorer)),
+                    Watch(limits=self._plan.limits(explorer)),
                     np.random.default_rng([self._settings.random_state, number, e, s, 1]),
                 )
                 of_run, strange = final_scores(found, calculator, threshold, explorer.name)

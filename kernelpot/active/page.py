@@ -173,6 +173,7 @@ def _gallery(acquired: Sequence[Acquired]) -> str:
         numbers |= set(atoms.numbers.tolist())
         failed = one.label is not None and one.label.atoms is None
         state = "to come" if one.label is None else "failed" if failed else ""
+        state = "not believed" if one.doubted else state
         lines = [
             f"<b>{one.number}</b> {escape(str(one.pick['reason']))}"
             + (f' <em class="bad">{state}</em>' if state else ""),
@@ -198,6 +199,7 @@ def _structures(acquired: Sequence[Acquired]) -> str:
             result = f"failed: {label.reason}" if label.atoms is None else "learned"
             if label.atoms is not None and not math.isfinite(one.error):
                 result = "labelled"
+            result = f"not learned: {one.doubted}" if one.doubted else result
         rows.append(
             [
                 str(one.number), str(one.round), str(one.pick["origin"]), str(one.pick["step"]),

@@ -26,6 +26,7 @@ class Acquired(NamedTuple):
     error: float  # of its forces before they were learned, eV/angstrom; NaN where nothing was said
     expected: float  # eV/angstrom
     inside: float  # share of its forces within their 90 % intervals
+    doubted: str  # why its label was not learned though it did not fail; "" where it was
 
 
 class Turn(NamedTuple):
@@ -114,10 +115,11 @@ def standing(history: History) -> Standing:
     criteria: list[Criterion] = []
     n_known = 0
     for place, one in enumerate(history.rounds):
-        found = _acquired(place, one, len(acquired), n_known)
+        n_given = 0 if place else len(history.given)  # learned in the first round, before its own
+        found = _acquired(place, one, len(acquired), n_known, n_given)
         turns.append(_turn(place, one, found, n_known))
         acquired += found
-        n_known += turns[-1].n_good + (0 if place else len(history.given))
+        n_known += turns[-1].n_good + n_given - len(_doubts(one))
         if one.judged is not None:
             criteria = [Criterion(**it) for it in one.judged["criteria"]]
     answered = [one.label for one in acquired if one.label is not None]
@@ -191,11 +193,15 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60.0:.0f} min" if seconds < 6000.0 else f"{seconds / 3600.0:.1f} h"
 
 
-def _acquired(round_number: int, one: Round, n_before: int, n_known: int) -> list[Acquired]:
-    """Surprises are of the labels that did not fail, in the order of the picks."""
+def _acquired(
+    round_number: int, one: Round, n_before: int, n_known: int, n_given: int
+) -> list[Acquired]:
+    """Surprises and doubts are of the labels that did not fail, in the order of the picks."""
     good = [place for place in sorted(one.labels) if one.labels[place].atoms is not None]
     surprises = [] if one.learned is None else one.learned["surprises"]
     of_place = dict(zip(good, surprises, strict=False))
+    doubts = _doubts(one)
+    doubted = {place: doubts.get(k, "") for k, place in enumerate(good, start=n_given)}
     nothing = {"error": math.nan, "expected": math.nan, "inside": math.nan}
     found = []
     for place, pick in enumerate(one.picked or []):
@@ -203,8 +209,16 @@ def _acquired(round_number: int, one: Round, n_before: int, n_known: int) -> lis
         error, expected, inside = (float(surprise[name]) for name in nothing)
         label = one.labels.get(place)
         count = n_before + place + 1
-        found.append(Acquired(count, round_number, pick, label, n_known, error, expected, inside))
+        doubt = doubted.get(place, "")
+        found.append(
+            Acquired(count, round_number, pick, label, n_known, error, expected, inside, doubt)
+        )
     return found
+
+
+def _doubts(one: Round) -> dict[int, str]:
+    """Why labels were not learned, by their places among all that came; none in old journals."""
+    return {} if one.learned is None else dict(one.learned.get("doubted", ()))
 
 
 def _turn(round_number: int, one: Round, found: list[Acquired], n_known: int) -> Turn:

@@ -75,9 +75,15 @@ def learn(config: Path | None, given: Mapping[str, Mapping[str, Any]], *, resume
         )
     from kernelpot.active.journal import RunLockedError
     from kernelpot.active.learner import ActiveLearner
-    from kernelpot.active.loop import NothingLearnedError
+    from kernelpot.active.plan import NothingLearnedError
     from kernelpot.active.watching import Watching
-    from kernelpot.interfaces.learn_parts import make_explorers, make_oracle, make_start
+    from kernelpot.interfaces.learn_parts import (
+        make_explorers,
+        make_laws,
+        make_observable,
+        make_oracle,
+        make_start,
+    )
     from kernelpot.interfaces.learn_settings import (
         learner_settings,
         read_learn_settings,
@@ -89,13 +95,15 @@ def learn(config: Path | None, given: Mapping[str, Mapping[str, Any]], *, resume
     start, labelled = make_start(settings.start)
     oracle = make_oracle(settings.oracle[0])
     explorers = make_explorers(settings.explore)
+    observable, laws = make_observable(settings.observable), make_laws(settings.law)
     if not resume:
         _begin(folder, config)
     try:
         with Watching(folder, out) as tell:
             outcome = ActiveLearner(
                 unfitted_model(settings), oracle, start, explorers, folder,
-                settings=learner_settings(settings), images=labelled, tell=tell,
+                settings=learner_settings(settings), images=labelled, observable=observable,
+                laws=laws, tell=tell,
             ).run(resume)  # fmt: skip
     except RunLockedError as error:
         raise FileExistsError(str(error)) from error

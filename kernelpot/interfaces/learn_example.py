@@ -14,15 +14,21 @@ _COPPER = {
     "structure": {"crystal": "Cu", "a": 3.61, "cubic": True, "supercell": "2x2x2"},
 }
 _RAMP = {"temperature": [300.0, 900.0]}
-_GIVEN: Mapping[str, Mapping[str, Any]] = {
-    "gpaw": {"mode": {"name": "pw", "ecut": 400.0}, "kpts": {"density": 3.0, "gamma": True}},
-    "ase": {"calculator": "ase.calculators.lj.LennardJones", "parameters": {"epsilon": 0.01}},
-    "python": {"function": "oracle.py:label"},
-    "files": {"folder": "queue"},
-    "band": {"final": "final.xyz"},
-    "pool": {"structures": "pool.xyz"},
+_GIVEN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "oracle": {
+        "gpaw": {"mode": {"name": "pw", "ecut": 400.0}, "kpts": {"density": 3.0, "gamma": True}},
+        "ase": {"calculator": "ase.calculators.lj.LennardJones", "parameters": {"epsilon": 0.01}},
+        "python": {"function": "oracle.py:label"},
+        "files": {"folder": "queue"},
+    },
+    "explore": {"band": {"final": "final.xyz"}, "pool": {"structures": "pool.xyz"}},
+    "law": {
+        "energy_below": {"minimum": -4.0, "tolerance": 0.01},
+        "python": {"function": "laws.py:violation", "tolerance": 0.1},
+    },
 }
-"""Values for keys without defaults."""
+"""Values for keys without defaults, by section and kind."""
+_OBSERVABLE = {"function": "observables.py:pressure", "tolerance": 0.1}
 
 
 def learn_example() -> str:
@@ -45,6 +51,11 @@ def learn_example() -> str:
         "", "# What moves structures, as many tables as you like; each explores in every round.",
         "[[explore]]", *lines_of(LEARN_LAYOUT.tables["explore"]["dynamics"], given=_RAMP),
         *_others("explore", "dynamics", "[[explore]]"),
+        "", "# What is known of the true potential: candidates that violate it are more worth a",
+        "# label. As many tables as you like.",
+        *_others("law", "", "[[law]]"),
+        "", "# What must have converged, too, before the run ends.",
+        *_commented(["[observable]", *lines_of(of["observable"], given=_OBSERVABLE)]),
         "", "[descriptor]", *lines_of(LEARN_LAYOUT.tables["descriptor"]["soap"]),
         "", *sum_of_descriptors(),
         "", "[model]", *lines_of(of["model"]),
@@ -53,12 +64,16 @@ def learn_example() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _others(name: str, kind: str, heading: str) -> list[str]:
-    """Tables of the other kinds, as comments."""
+def _others(name: str, but: str, heading: str) -> list[str]:
+    """Tables of all kinds but one, as comments."""
     lines = []
     for other, table in LEARN_LAYOUT.tables[name].items():
-        if other != kind:
-            block = [heading, *lines_of(table, given=_GIVEN.get(other))]
+        if other != but:
+            block = [heading, *lines_of(table, given=_GIVEN[name].get(other))]
             # The words for the kind itself are the same for all.
-            lines += ["", *("# " + line for line in [block[0], *block[2:]])]
+            lines += ["", *_commented([block[0], *block[2:]])]
     return lines
+
+
+def _commented(lines: list[str]) -> list[str]:
+    return ["# " + line for line in lines]

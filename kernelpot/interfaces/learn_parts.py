@@ -14,14 +14,21 @@ import ase.build
 from ase import Atoms
 
 from kernelpot.active.explorers.protocol import Explorer
+from kernelpot.active.judging import Observable
 from kernelpot.active.oracle_files import FileOracle
+from kernelpot.active.scores import Law, energy_below
 from kernelpot.data import read_images
 from kernelpot.dynamics import bare_copy, parse_supercell
-from kernelpot.interfaces.learn_schema import EXPLORERS, FROM_FILES, StartSettings
+from kernelpot.interfaces.learn_schema import (
+    EXPLORERS,
+    FROM_FILES,
+    ObservableSettings,
+    StartSettings,
+)
 from kernelpot.interfaces.settings import SettingsError
 from kernelpot.interfaces.settings_errors import place_of
 
-__all__ = ["make_explorers", "make_oracle", "make_start"]
+__all__ = ["make_explorers", "make_laws", "make_observable", "make_oracle", "make_start"]
 
 
 def make_start(settings: StartSettings) -> tuple[list[Atoms], list[Atoms]]:
@@ -182,16 +189,92 @@ def _check_class(module: str, name: str, given: str) -> None:
 
 
 def _function(given: str) -> Callable[[], Any]:
-    """What a file defines; it runs here, too, so that its faults are known at once."""
+    """What labels; it is loaded here, too, so that its faults are known at once."""
+    place = "[oracle] function"
+    load = _loader(
+        place,
+        given,
+        "a function of a structure, of a function that makes a calculator, or of a calculator",
+    )
+    found = load()
+    if not (callable(found) or hasattr(found, "get_potential_energy")):
+        raise SettingsError(
+            f"{place}: {given} is neither a function nor a calculator, but {type(found).__name__}"
+        )
+    return load
+
+
+def make_observable(settings: ObservableSettings | None) -> Observable | None:
+    """What is to converge.
+
+    Parameters
+    ----------
+    settings : ObservableSettings | None
+        The section, where there is one.
+
+    Returns
+    -------
+    Observable | None
+        Of the frames of an exploration.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such function where the settings say.
+    """
+    return None if settings is None else _loaded("[observable] function", settings.function)
+
+
+def make_laws(tables: list[Any]) -> list[Law]:
+    """What is known of the true potential.
+
+    Parameters
+    ----------
+    tables : list[Any]
+        Of their settings.
+
+    Returns
+    -------
+    list[Law]
+        In their order.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such function where the settings say.
+    """
+    laws = []
+    for number, table in enumerate(tables):
+        if table.kind == "energy_below":
+            name, violation = f"energy below {table.minimum:g} eV/atom", energy_below(table.minimum)
+        else:
+            name = table.function
+            violation = _loaded(f"{place_of(number, tables, 'law')} function", table.function)
+        laws.append(Law(name, violation, table.tolerance, table.weight))
+    return laws
+
+
+def _loaded(place: str, given: str) -> Callable[..., Any]:
+    """A function that is called here."""
+    found = _loader(place, given, "a function")()
+    if not callable(found):
+        raise SettingsError(f"{place}: {given} is no function, but {type(found).__name__}")
+    return found
+
+
+def _loader(place: str, given: str, wanted: str) -> Callable[[], Any]:
+    """Runs a file and gives what it defines; sent by value, so that no process needs this module.
+
+    It is checked that the file is there and defines it.
+    """
     file, _, name = given.rpartition(":")
     if not file or not name:
         raise SettingsError(
-            f'[oracle] function: {given!r} was given; allowed: "file.py:name", the name of a'
-            " function of a structure, of a function that makes a calculator, or of a calculator"
+            f'{place}: {given!r} was given; allowed: "file.py:name", the name of {wanted}'
         )
     path = Path(file).absolute()
     if not path.is_file():
-        raise FileNotFoundError(f"[oracle] function: there is no file {file}")
+        raise FileNotFoundError(f"{place}: there is no file {file}")
 
     def load() -> Any:
         beside = str(path.parent)
@@ -199,14 +282,8 @@ def _function(given: str) -> Callable[[], Any]:
             sys.path.insert(0, beside)
         return runpy.run_path(str(path)).get(name)
 
-    found = load()
-    if found is None:
-        raise SettingsError(f"[oracle] function: {file} defines no {name}")
-    if not (callable(found) or hasattr(found, "get_potential_energy")):
-        raise SettingsError(
-            f"[oracle] function: {name} of {file} is neither a function nor a calculator, but"
-            f" {type(found).__name__}"
-        )
+    if load() is None:
+        raise SettingsError(f"{place}: {file} defines no {name}")
     return load
 
 

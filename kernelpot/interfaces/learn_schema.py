@@ -17,6 +17,7 @@ from kernelpot.active.explorers.dynamics import Dynamics
 from kernelpot.active.explorers.paths import NudgedElasticBand, Relaxation
 from kernelpot.active.explorers.static import Pool, RandomStructures, Rattle
 from kernelpot.active.oracle_files import FileOracle
+from kernelpot.active.scores import Law, energy_below
 from kernelpot.active.settings import LearnerSettings
 from kernelpot.interfaces.settings_errors import Layout
 from kernelpot.interfaces.settings_schema import (
@@ -32,7 +33,14 @@ from kernelpot.interfaces.settings_schema import (
     section_of,
 )
 
-__all__ = ["EXPLORERS", "FROM_FILES", "LEARN_LAYOUT", "LearnFileSettings", "StartSettings"]
+__all__ = [
+    "EXPLORERS",
+    "FROM_FILES",
+    "LEARN_LAYOUT",
+    "LearnFileSettings",
+    "ObservableSettings",
+    "StartSettings",
+]
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -252,6 +260,27 @@ _ORACLES: dict[str, tuple[dict[str, Any], dict[str, tuple[Any, str]]]] = {
         },
     ),
 }  # fmt: skip
+_TOLERATED = {"tolerance": ..., "weight": _defaults(Law)["weight"]}
+_OF_ALL_LAWS = {
+    "tolerance": (Positive, "violation, in its unit, that adds half of the weight to a score"),
+    "weight": (NotNegative, "1: as much as the information of the candidate that tells most"),
+}
+_LAWS: dict[str, tuple[dict[str, Any], dict[str, tuple[Any, str]]]] = {
+    "energy_below": (
+        _defaults(energy_below),
+        {"minimum": (Number, "no structure has a lower energy, eV/atom")},
+    ),
+    "python": (
+        {"function": ...},
+        {
+            "function": (
+                str,
+                'file and name, "file.py:name", of a function of atoms, with the calculator of the'
+                " model: by how much they violate the law",
+            ),
+        },
+    ),
+}
 
 
 def _table(
@@ -273,8 +302,15 @@ def _oracle_table(kind: str) -> type[BaseModel]:
     return _table(kind, defaults, fields, "what labels: " + ", ".join(_ORACLES))
 
 
+def _law_table(kind: str) -> type[BaseModel]:
+    defaults, fields = _LAWS[kind]
+    words = "what is known of the true potential: " + ", ".join(_LAWS)
+    return _table(kind, {**defaults, **_TOLERATED}, {**fields, **_OF_ALL_LAWS}, words)
+
+
 _EXPLORER_TABLES = {kind: _explorer_table(kind) for kind in _EXPLORERS}
 _ORACLE_TABLES = {kind: _oracle_table(kind) for kind in _ORACLES}
+_LAW_TABLES = {kind: _law_table(kind) for kind in _LAWS}
 
 
 class BuiltStructure(Section):
@@ -306,6 +342,18 @@ class StartSettings(Section):
     )
 
 
+class ObservableSettings(Section):
+    """What is to converge before a run ends."""
+
+    function: str = Field(
+        description='file and name, "file.py:name", of a function of the frames of an exploration:'
+        " one number or array for each",
+    )
+    tolerance: Positive = Field(
+        description="by how much its mean may differ between the last rounds, in its unit"
+    )
+
+
 class RunSettings(Section):
     """What is written."""
 
@@ -331,12 +379,25 @@ class LearnFileSettings(PotentialSettings):
     oracle: Annotated[list[_any_of(_ORACLE_TABLES)], Field(min_length=1, max_length=1)]
     learn: LearnSettings = Field(default_factory=LearnSettings)
     explore: Annotated[list[_any_of(_EXPLORER_TABLES)], Field(min_length=1)]
+    law: list[_any_of(_LAW_TABLES)] = Field(default_factory=list)
+    observable: ObservableSettings | None = None
     output: RunSettings = Field(default_factory=RunSettings)
 
 
 LEARN_LAYOUT = Layout(
-    {"start": StartSettings, "learn": LearnSettings, "model": ModelSettings, "output": RunSettings},
-    {"oracle": _ORACLE_TABLES, "explore": _EXPLORER_TABLES, **LAYOUT.tables},
+    {
+        "start": StartSettings,
+        "learn": LearnSettings,
+        "observable": ObservableSettings,
+        "model": ModelSettings,
+        "output": RunSettings,
+    },
+    {
+        "oracle": _ORACLE_TABLES,
+        "explore": _EXPLORER_TABLES,
+        "law": _LAW_TABLES,
+        **LAYOUT.tables,
+    },
     {
         "start": "start.structures or start.structure",
         "oracle": 'oracle.kind, such as "tblite"',

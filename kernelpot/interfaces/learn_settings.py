@@ -13,7 +13,7 @@ from kernelpot.potential import KernelPotential
 
 __all__ = ["check_learn_settings", "learner_settings", "read_learn_settings", "unfitted_model"]
 
-_KINDS = {"descriptor": "soap", "oracle": None, "explore": None}
+_KINDS = {"descriptor": "soap", "oracle": None, "explore": None, "law": None}
 
 
 def read_learn_settings(
@@ -102,4 +102,7 @@ def learner_settings(settings: LearnFileSettings) -> LearnerSettings:
     LearnerSettings
         As the loop takes them.
     """
-    return LearnerSettings(**settings.learn.model_dump())
+    values = settings.learn.model_dump()
+    if settings.observable is not None:
+        values["observable_tolerance"] = settings.observable.tolerance
+    return LearnerSettings(**values)

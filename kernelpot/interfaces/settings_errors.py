@@ -166,7 +166,7 @@ def _explain_key(
     if found[0]["type"] == "extra_forbidden" and not found[0]["within"]:
         return f"{place} {key}: there is no such key; {_nearest_key(section, key, layout)}"
     if found[0]["type"] == "missing":
-        return f"{place} {key}: missing; needed are {known[key].description}"
+        return f"{place} {key}: missing ({known[key].description})"
     allowed = " or ".join(dict.fromkeys(_allowed(fault) for fault in found))
     return f"{place} {key}: {given[key]!r} was given; allowed: {allowed} ({known[key].description})"
 
