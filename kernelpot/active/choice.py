@@ -13,7 +13,7 @@ from kernelpot.active.acquisition import pick_by_covariance, pick_by_factors
 from kernelpot.active.batches import Beside
 from kernelpot.active.costs import fit_label_cost
 from kernelpot.active.mean_variance import pick_for_mean
-from kernelpot.active.records import Candidate
+from kernelpot.active.records import NEW_SPECIES, Candidate
 from kernelpot.active.scores import Law, violation_score, violations
 from kernelpot.calculator import Calculator
 from kernelpot.conventions import Covariance, Float, System, VarianceTerms
@@ -28,6 +28,11 @@ __all__ = ["choose", "evenly", "expected_error"]
 _DENSE = 1200
 """Numbers of candidates up to which their joint covariance is computed with what the inducing
 variables do not see; beyond, since it takes the square, only what the data leave open counts."""
+_MOST = 5000
+"""Numbers of candidates and typical structures together, where their joint covariance is needed:
+fewer structures are compared where they are large, since memory takes the square (1.2 GB)."""
+_OF_NEW = 2
+"""Structures of the same new species that are labelled at once: the first tells what they are."""
 _LEAST_NOISE = 1e-3
 """eV/angstrom: labels of an oracle have none, but a fit to them does."""
 _EXACT = "forces_error"
@@ -111,7 +116,40 @@ def choose(
     list[tuple[Candidate, float]]
         With their scores as they are now, and what each tells beyond those before it, nats.
     """
-    met = _described(_largest(candidates, n_looked), model)
+    strange = _of_new_species(candidates, model)[: max(n, 0)]
+    return strange + _telling(
+        candidates, model, n - len(strange), threshold, n_looked, laws, typical
+    )
+
+
+def _of_new_species(
+    candidates: Sequence[Candidate], model: KernelPotential
+) -> list[tuple[Candidate, float]]:
+    """Of which the model can say nothing, a few of each kind."""
+    found: dict[frozenset[int], list[tuple[Candidate, float]]] = {}
+    for one in candidates:
+        new = frozenset(one.atoms.numbers.tolist()) - set(model.species_)
+        if new and one.reason == NEW_SPECIES:
+            found.setdefault(new, []).append((one, np.nan))
+    return [one for mine in found.values() for one in mine[:_OF_NEW]]
+
+
+def _telling(
+    candidates: Sequence[Candidate],
+    model: KernelPotential,
+    n: int,
+    threshold: float,
+    n_looked: int,
+    laws: Sequence[Law],
+    typical: Sequence[Candidate],
+) -> list[tuple[Candidate, float]]:
+    """Of known species: those that tell most together."""
+    if typical:
+        largest = max(len(one.atoms) for one in (*candidates, *typical))
+        n_looked = min(n_looked, max(_MOST // (6 * largest), 2))
+    known = set(model.species_)
+    met = [one for one in candidates if known.issuperset(one.atoms.numbers.tolist())]
+    met = _described(_largest(met, n_looked), model)
     if not met or n < 1:
         return []
     targets = _described([typical[k] for k in evenly(len(typical), n_looked)], model)

@@ -12,7 +12,11 @@ from ase import Atoms
 
 from kernelpot.active.journal import Entry
 from kernelpot.active.records import Label
-from kernelpot.active.structure_json import label_from_json, structure_from_json
+from kernelpot.active.structure_json import (
+    label_from_json,
+    structure_from_json,
+    structure_hash,
+)
 
 __all__ = ["History", "Round"]
 
@@ -25,6 +29,7 @@ class Round:
     picked: list[dict[str, Any]] | None = None
     labels: dict[int, Label] = dataclasses.field(default_factory=dict)  # by place among the picked
     labelled: dict[int, float] = dataclasses.field(default_factory=dict)  # when, as `latest`
+    entries: dict[int, int] = dataclasses.field(default_factory=dict)  # of labels in the journal
     learned: dict[str, Any] | None = None
     final: dict[str, Any] | None = None  # the long run after it, where there was one
     judged: dict[str, Any] | None = None
@@ -57,6 +62,10 @@ class History:
         Labelled structures that it began with.
     rounds : list[Round]
         Of what was begun twice, after an interruption, the second beginning counts.
+    asked : set[str]
+        Hashes of the structures that have been labelled, whatever came of it.
+    failed : list[Atoms]
+        Those whose labels failed.
     ended : str
         Why; "" for a run that has not ended.
     begun : float
@@ -69,6 +78,8 @@ class History:
         self.settings: dict[str, Any] | None = None
         self.given: list[Atoms] = []
         self.rounds: list[Round] = []
+        self.asked: set[str] = set()
+        self.failed: list[Atoms] = []
         self.ended = ""
         self.begun = self.latest = math.nan
         for entry in entries:
@@ -90,6 +101,7 @@ class History:
         if kind == "settings":
             self.settings = content
             self.given = [structure_from_json(one) for one in content["given"]]
+            self.asked.update(map(structure_hash, self.given))
         elif kind == "ended":
             self.ended = content["why"]
         elif "round" in content:
@@ -102,6 +114,12 @@ class History:
             elif kind == "label":
                 mine.labels[content["place"]] = label_from_json(content)
                 mine.labelled[content["place"]] = self.latest
+                mine.entries[content["place"]] = entry.number
+                picked = (mine.picked or [])[content["place"]]
+                atoms = structure_from_json(picked["structure"])
+                self.asked.add(structure_hash(atoms))
+                if content["structure"] is None:
+                    self.failed.append(atoms)
             elif kind in ("learned", "final", "judged"):
                 setattr(mine, kind, content)
 
@@ -137,6 +155,25 @@ class History:
         """
         mine = self.round(number).good
         return mine if number else [*self.given, *mine]
+
+    def doubted(self, number: int) -> dict[int, str]:
+        """Labels of a round that did not fail and were not learned.
+
+        Parameters
+        ----------
+        number : int
+            Of the round.
+
+        Returns
+        -------
+        dict[int, str]
+            Why, by place among the picked.
+        """
+        mine = self.round(number)
+        good = [place for place in sorted(mine.labels) if mine.labels[place].atoms is not None]
+        n_given = len(self.to_learn(number)) - len(good)
+        doubted = [] if mine.learned is None else mine.learned.get("doubted", ())
+        return {good[k - n_given]: why for k, why in doubted if k >= n_given}
 
     @property
     def labels(self) -> list[Label]:

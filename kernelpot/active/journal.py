@@ -13,7 +13,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,7 +96,7 @@ class Journal:
     def __init__(self, folder: str | PathLike[str], *, create: bool | None = None):
         self.folder = Path(folder)
         self.torn = ""
-        self._frames: list[str] | None = None  # of labels.xyz; None until it is written
+        self._frames: dict[int, str] | None = None  # of labels.xyz; None until it is written
         self._labels: list[Entry] = []  # that came since it was written
         path = self.folder / _NAME
         if create is False and not path.exists():
@@ -225,8 +225,13 @@ class Journal:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
         return path
 
-    def write_labels(self) -> Path:
+    def write_labels(self, without: Collection[int] = ()) -> Path:
         """Write all labels anew to ``labels.xyz``, for people and other programs.
+
+        Parameters
+        ----------
+        without : Collection[int]
+            Numbers of entries that are left out: labels that nobody should learn.
 
         Returns
         -------
@@ -235,10 +240,12 @@ class Journal:
             journal's entry. Numbers have eight decimals: the exact ones are in the journal.
         """
         if self._frames is None:
-            self._frames, self._labels = [], list(self.entries("label"))
-        self._frames += map(_frame, self._labels)  # once for each, however often all are written
+            self._frames, self._labels = {}, list(self.entries("label"))
+        for entry in self._labels:  # once for each, however often all are written
+            self._frames[entry.number] = _frame(entry)
         self._labels = []
-        return self.write_file(_LABELS, "".join(self._frames))
+        kept = (frame for number, frame in self._frames.items() if number not in without)
+        return self.write_file(_LABELS, "".join(kept))
 
     def _take_up(self, path: Path) -> None:
         """Go on after the last sound entry; what is torn is put aside."""

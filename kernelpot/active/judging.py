@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,14 +28,17 @@ __all__ = [
     "criteria_of",
     "final_scores",
     "judged_by",
+    "n_calm",
     "n_longer",
     "n_unsettled",
     "prolonged",
+    "trajectories",
     "typical_of",
 ]
 
 Observable = Callable[[list[Atoms]], Any]
-"""Of the frames of an exploration: a series, one value or array for each frame."""
+"""Of the frames of an exploration, each with the model's calculator: a series, one value or array
+for each frame."""
 
 _OUTSIDE = 1e3
 """Score of what is not known to be anywhere: JSON of other programs has no infinity."""
@@ -81,14 +86,7 @@ def judged_by(
     else:
         errors = [expected_error(calculator, frames[k]) for k in evenly(len(frames), n_looked)]
         sigma = [float(one.max()) for one in errors if one is not None]
-    series = None
-    if observable is not None and len(frames) > 1:
-        mean = block_average(observable(frames), warn=False)
-        series = {
-            "mean": np.asarray(mean.mean).tolist(),
-            "standard_error": np.asarray(mean.standard_error).tolist(),
-            "settled": bool(np.all(mean.settled)),
-        }
+    series = None if observable is None else _observed(observable, _sane(found), calculator)
     return {
         "n_steps": found.n_steps,
         "finished": found.finished,
@@ -98,6 +96,60 @@ def judged_by(
         "sigma": sigma,
         "observable": series,
     }
+
+
+def _observed(
+    observable: Observable, frames: Sequence[Atoms], calculator: Calculator
+) -> dict[str, Any] | None:
+    """Mean and error of an observable over the frames of an exploration."""
+    if len(frames) < 2:
+        return None
+    moved = [atoms.copy() for atoms in frames]
+    for atoms in moved:
+        atoms.calc = copy.copy(calculator)
+    try:
+        series = np.asarray(observable(moved), dtype=np.float64)
+        if series.shape[:1] != (len(frames),):
+            raise ValueError(
+                f"it has to give one number or array for each of the {len(frames)} frames; got"
+                f" shape {series.shape}"
+            )
+        mean = block_average(series, warn=False)
+    except Exception as error:  # the user's function may raise anything
+        raise ValueError(
+            f"the observable failed ({type(error).__name__}: {error}); mend it, and go on with the"
+            " run"
+        ) from error
+    return {
+        "mean": np.asarray(mean.mean).tolist(),
+        "standard_error": np.asarray(mean.standard_error).tolist(),
+        "settled": bool(np.all(mean.settled)),
+    }
+
+
+def _sane(found: Exploration) -> list[Atoms]:
+    """Frames without the last one where an unphysical state or uncertainty has ended the way."""
+    return found.frames if found.finished else found.frames[:-1]
+
+
+def trajectories(explorers: Sequence[Explorer]) -> list[int]:
+    """Explorers whose frames have averages: dynamics, or else what has steps.
+
+    Parameters
+    ----------
+    explorers : Sequence[Explorer]
+        Of a run.
+
+    Returns
+    -------
+    list[int]
+        Their places.
+    """
+    for name in ("temperature", "n_steps"):
+        found = [e for e, one in enumerate(explorers) if hasattr(one, name)]
+        if found:
+            return found
+    return []
 
 
 def typical_of(found: Exploration, origin: str) -> list[Candidate]:
@@ -115,12 +167,11 @@ def typical_of(found: Exploration, origin: str) -> list[Candidate]:
     list[Candidate]
         Without the last one where an unphysical state or uncertainty has ended it.
     """
-    frames = found.frames if found.finished else found.frames[:-1]
-    return [Candidate(atoms, origin, k, "typical", np.nan) for k, atoms in enumerate(frames)]
+    return [Candidate(atoms, origin, k, "typical", np.nan) for k, atoms in enumerate(_sane(found))]
 
 
 def criteria_of(
-    rounds: Sequence[Round], settings: LearnerSettings, names: Sequence[str], observed: bool
+    rounds: Sequence[Round], settings: LearnerSettings, observed: Mapping[int, str]
 ) -> list[Criterion]:
     """Whether uncertainty and observables have ceased to change.
 
@@ -130,10 +181,8 @@ def criteria_of(
         So far.
     settings : LearnerSettings
         Of the run.
-    names : Sequence[str]
-        Of the explorers.
-    observed : bool
-        Whether there is an observable.
+    observed : Mapping[int, str]
+        Names of the explorers over which an observable is averaged, by their places.
 
     Returns
     -------
@@ -149,16 +198,34 @@ def criteria_of(
         # What is below the threshold may go up and down.
         text = f"nothing was unsure in the last {len(last)} rounds"
         found = [found[0]._replace(met=True, text=text)]
-    if not observed:
-        return found
-    for e, name in enumerate(names):
-        means = [one[e]["observable"] for one in explored if e in one]
-        estimates = [_Mean(**one) for one in means if one is not None]
-        if estimates:
-            title = f"observable, {name}" if len(names) > 1 else "observable"
+    for e, name in observed.items():
+        means: dict[int, list[_Mean]] = {}  # by the start: averages over unlike systems differ
+        for one in explored:
+            if e in one and one[e]["observable"] is not None:
+                means.setdefault(one[e].get("start", 0), []).append(_Mean(**one[e]["observable"]))
+        for start, estimates in sorted(means.items()) or [(0, [])]:
+            title = ["observable"]
+            title += [name] * (len(observed) > 1) + [f"start {start + 1}"] * (len(means) > 1)
             tolerance = settings.observable_tolerance
-            found.append(observable_converged(estimates, tolerance, name=title))
+            found.append(observable_converged(estimates, tolerance, name=", ".join(title)))
     return found
+
+
+def n_calm(rounds: Sequence[Round]) -> int:
+    """How many of the last rounds asked for no label.
+
+    Parameters
+    ----------
+    rounds : Sequence[Round]
+        So far.
+
+    Returns
+    -------
+    int
+        Since the last that did.
+    """
+    calm = itertools.takewhile(lambda one: one.picked == [], reversed(rounds))
+    return sum(1 for _ in calm)
 
 
 def n_longer(rounds: Sequence[Round], settings: LearnerSettings) -> int:
@@ -226,10 +293,12 @@ def prolonged(explorer: Explorer, n_times: int, n_more_frames: int) -> Explorer:
     Explorer
         The same one where it has no steps.
     """
-    changes: dict[str, Any] = {}
-    for name, factor in (("n_steps", n_times), ("n_frames", n_more_frames)):
-        if hasattr(explorer, name):
-            changes[name] = factor * getattr(explorer, name)
+    fields = _fields(explorer)
+    changes: dict[str, Any] = {
+        name: factor * fields[name]
+        for name, factor in (("n_steps", n_times), ("n_frames", n_more_frames))
+        if name in fields
+    }
     return dataclasses.replace(explorer, **changes) if changes else explorer
 
 
@@ -248,11 +317,20 @@ def at_its_end(explorer: Explorer) -> Explorer:
     Explorer
         The same one where it has no ramps.
     """
-    changes: dict[str, Any] = {}
-    for name, end in (("temperature", max), ("pressure", lambda ramp: ramp[-1])):
-        if isinstance(getattr(explorer, name, None), (tuple, list)):
-            changes[name] = end(getattr(explorer, name))
+    fields = _fields(explorer)
+    changes: dict[str, Any] = {
+        name: end(fields[name])
+        for name, end in (("temperature", max), ("pressure", lambda ramp: ramp[-1]))
+        if isinstance(fields.get(name), (tuple, list))
+    }
     return dataclasses.replace(explorer, **changes) if changes else explorer
+
+
+def _fields(explorer: Any) -> dict[str, Any]:
+    """Settings that can be others; an explorer of the user's need not be a dataclass."""
+    if not dataclasses.is_dataclass(explorer):
+        return {}
+    return {one.name: getattr(explorer, one.name) for one in dataclasses.fields(explorer)}
 
 
 def final_scores(
@@ -304,5 +382,6 @@ def coverage_of(final: dict[str, Any] | None, settings: LearnerSettings) -> Crit
     Criterion
         Not met without a final run.
     """
-    scores = [] if final is None else [np.array(one) for one in final["scores"]]
+    # An explorer may have found nothing to show.
+    scores = [] if final is None else [np.array(one) for one in final["scores"] if one]
     return coverage(scores, share=settings.coverage)

@@ -30,10 +30,11 @@ __all__ = ["Knowledge", "Learned", "Surprise"]
 _LEVEL = 0.9
 """Of the intervals by which it is judged whether errors were foreseen."""
 _BEYOND, _BEYOND_EXPECTATION = 10.0, 30.0
-"""A label is not believed whose error is so many times the forces of all others, and so many times
-what was expected of it."""
+"""A label is not believed whose forces, and their error, are so many times the forces of all
+others, and the error so many times what was expected of it."""
 _NEVER_DOUBTED = 50.0
-"""Error below which a label is always believed, eV/angstrom: all others may be of minima."""
+"""Forces, or their error, below which a label is always believed, eV/angstrom: all others may be of
+minima."""
 _RECENT = 8
 """Structures by whose errors thresholds are set."""
 
@@ -219,7 +220,11 @@ class Knowledge:
         for k, force in enumerate(force_s):
             expected = surprises[k].expected if surprises else 0.0
             error = surprises[k].error if surprises else force
-            if error > max(_BEYOND * largest, _BEYOND_EXPECTATION * expected, _NEVER_DOUBTED):
+            # A large error alone may be the model's: where atoms are closer than in any label.
+            least = min(force, error)
+            if least > max(_BEYOND * largest, _NEVER_DOUBTED) and (
+                error > _BEYOND_EXPECTATION * expected
+            ):
                 what = "" if not surprises else f", {error:.3g} off what was expected"
                 reason = (
                     f"its forces are of {force:.3g} eV/A (root mean square){what}, and those of all"

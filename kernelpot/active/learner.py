@@ -24,10 +24,11 @@ from kernelpot._machine import one_blas_thread
 from kernelpot.active.explorers.protocol import Explorer
 from kernelpot.active.history import History
 from kernelpot.active.journal import Journal, JournalError, read_entries
-from kernelpot.active.judging import Observable
+from kernelpot.active.judging import Observable, trajectories
 from kernelpot.active.knowledge import Knowledge
 from kernelpot.active.loop import Loop, Task, Tell
 from kernelpot.active.oracle import end_processes
+from kernelpot.active.plan import fitting
 from kernelpot.active.scores import Law
 from kernelpot.active.settings import LearnerSettings
 from kernelpot.active.stopping import Criterion
@@ -78,7 +79,7 @@ class ActiveLearner:
     Raises
     ------
     ValueError
-        If there is nothing to start from, or no explorer.
+        If there is nothing to start from, or no explorer, or one that can begin at no start.
     """
 
     def __init__(
@@ -105,6 +106,12 @@ class ActiveLearner:
                 "an observable needs observable_tolerance in the settings: by how much it may"
                 " differ between rounds"
             )
+        if observable is not None and not trajectories(explorers):
+            raise ValueError(
+                "an observable is averaged over what an explorer with steps goes through, such as"
+                " Dynamics; there is none"
+            )
+        fitting(explorers, start)  # before labels are computed for nothing
         self.folder = Path(folder)
         self._task = Task(
             model, oracle, start, list(explorers), settings, list(images), observable, list(laws),

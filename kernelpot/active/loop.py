@@ -25,9 +25,11 @@ from kernelpot.active.judging import (
     criteria_of,
     final_scores,
     judged_by,
+    n_calm,
     n_longer,
     n_unsettled,
     prolonged,
+    trajectories,
     typical_of,
 )
 from kernelpot.active.knowledge import Knowledge, Learned
@@ -39,8 +41,20 @@ from kernelpot.active.records import Candidate, Label
 from kernelpot.active.same_run import check_same, in_words, model_in_words
 from kernelpot.active.scores import Law
 from kernelpot.active.settings import LearnerSettings
-from kernelpot.active.stopping import Criterion, Decision, combine, label_budget, time_budget
-from kernelpot.active.structure_json import label_to_json, structure_from_json, structure_to_json
+from kernelpot.active.stopping import (
+    Criterion,
+    Decision,
+    combine,
+    label_budget,
+    patience,
+    time_budget,
+)
+from kernelpot.active.structure_json import (
+    label_to_json,
+    structure_from_json,
+    structure_hash,
+    structure_to_json,
+)
 from kernelpot.active.triggers import Watch
 from kernelpot.calculator import Calculator
 from kernelpot.potential import KernelPotential
@@ -58,6 +72,13 @@ name, final) and "learning" (round), also of rounds that the journal has.
 
 _SHOW_EVERY = 30.0
 """Seconds after which an entry has the page written anew before its round ends: slow labels."""
+_DOUBLINGS = 6
+"""Times that an exploration which was too short to tell is made twice as long."""
+_PATIENCE = 15
+"""Rounds without a label, after as many as make a plateau, in which nothing else has come of them:
+explorations, final runs and observables have been given all their doublings by then."""
+_TRIES = 4
+"""Labels with a species that may fail before no other one is asked for."""
 _MAY_CHANGE = frozenset(
     {"most_labels", "most_seconds", "n_parallel", "threads", "time_limit", "plateau_rounds",
      "plateau", "coverage", "final_steps", "observable_tolerance"}
@@ -108,7 +129,7 @@ class Loop:
         self._shown = -np.inf  # when the page was written
         self.history = History(journal.entries())
         self.knowledge = Knowledge(task.model, task.settings.window)
-        self._plan = Plan(task.start, task.settings, self.history, self.knowledge)
+        self._plan = Plan(task.start, task.explorers, task.settings, self.history, self.knowledge)
         self._saved = ""  # fingerprint of the model that is in the folder
         self._check_settings()
 
@@ -124,7 +145,7 @@ class Loop:
         while not (decision := self._round(number)).stop:
             number += 1
         self._maintain()
-        self._journal.write_labels()
+        self._write_labels()
         if not self.history.ended:
             self._write("ended", {"why": decision.why})
         self._show()
@@ -134,6 +155,8 @@ class Loop:
 
     def _round(self, number: int) -> Decision:
         """What is in the journal already is not done again."""
+        if self._spent_before(number):
+            return self._judge(number - 1, 0.0)
         started = time.perf_counter()
         is_last = number >= len(self.history.rounds) - 1
         mine = self.history.round(number)
@@ -154,7 +177,7 @@ class Loop:
         fingerprint = self.knowledge.fingerprint()
         if mine.learned is None:
             self._write("learned", {"round": number, **_learned_json(learned, fingerprint)})
-            self._journal.write_labels()
+            self._write_labels()
         elif mine.learned["fingerprint"] != fingerprint:
             log.warning(
                 "the labels of round %d give another model than when they were learned: libraries"
@@ -175,6 +198,12 @@ class Loop:
                  "criteria": criteria, "seconds": seconds},
             )  # fmt: skip
         return decision
+
+    def _spent_before(self, number: int) -> bool:
+        """Whether a budget is used up before a round begins: one that was lowered since."""
+        rounds = self.history.rounds
+        begun = number < len(rounds) and rounds[number].picked is not None
+        return number > 0 and not begun and any(one.met for one in self._budgets(number - 1, 0.0))
 
     def _initial(self) -> list[tuple[Candidate, float]]:
         """The starts, and displaced copies of them."""
@@ -197,33 +226,36 @@ class Loop:
         threshold = self._plan.threshold(number)
         candidates: list[Candidate] = []
         typical: list[Candidate] = []
-        longer = 2 ** n_unsettled(self.history.rounds[:number])
+        longer = 2 ** min(n_unsettled(self.history.rounds[:number]), _DOUBLINGS)
         for e, explorer in enumerate(self._task.explorers):
+            began = self._plan.begin(number, e)
+            if began is None:
+                continue
             started = time.perf_counter()
             explorer = prolonged(explorer, longer, longer)
             self._tell_exploring(number, e, final=False)
-            watch = self._plan.watch(explorer, threshold)
+            start, place = began
+            watch = self._plan.watch(explorer, start, threshold)
             found = explorer.explore(
                 calculator,
-                self._plan.begin(number, e),
+                start,
                 watch,
                 np.random.default_rng([self._settings.random_state, number, e]),
             )
             candidates += found.candidates
             if self._settings.objective == "mean":
                 typical += typical_of(found, explorer.name)
-            judged = judged_by(
-                found, watch.looks, calculator, self._settings.n_looked, self._task.observable
-            )
+            observable = self._task.observable if e in self._observed else None
+            judged = judged_by(found, watch.looks, calculator, self._settings.n_looked, observable)
             self._write(
                 "explored",
-                {"round": number, "explorer": e, "name": explorer.name, "threshold": threshold,
-                 "seconds": time.perf_counter() - started, **judged},
+                {"round": number, "explorer": e, "name": explorer.name, "start": place,
+                 "threshold": threshold, "seconds": time.perf_counter() - started, **judged},
             )  # fmt: skip
         before = self.history.round(number - 1).final if number else None
         candidates += [_candidate_of(one) for one in (before or {}).get("outside", ())]
         return choose(
-            candidates,
+            [one for one in candidates if self._worth_asking(one.atoms)],
             self.knowledge.model,
             min(self._settings.batch, self._settings.most_labels - len(self.history.labels)),
             threshold=threshold,
@@ -231,6 +263,22 @@ class Loop:
             laws=self._task.laws,
             typical=typical,
         )
+
+    def _worth_asking(self, atoms: Atoms) -> bool:
+        """What failed fails again, and what is known tells nothing."""
+        if structure_hash(atoms) in self.history.asked:
+            return False
+        new = set(atoms.numbers.tolist()) - set(self.knowledge.model.species_)
+        failed = [one for one in self.history.failed if new & set(one.numbers.tolist())]
+        return not new or len(failed) < _TRIES
+
+    @property
+    def _observed(self) -> dict[int, str]:
+        """Explorers over which the observable is averaged, where there is one."""
+        if self._task.observable is None:
+            return {}
+        explorers = self._task.explorers
+        return {e: explorers[e].name for e in trajectories(explorers)}
 
     # --------------------------------------------------------------------------- labels
 
@@ -249,7 +297,7 @@ class Loop:
             self._write("label", {**where, **label_to_json(label)})
 
         if structures and not missing:  # a run that is resumed: as it was then
-            self._maintain()
+            self.knowledge.maintain()  # the folder has a later model
         elif missing:
             with Meanwhile(self._maintain):
                 label_all(
@@ -266,36 +314,46 @@ class Loop:
 
     def _judge(self, number: int, seconds: float) -> Decision:
         settings, rounds = self._settings, self.history.rounds[: number + 1]
-        names = [one.name for one in self._task.explorers]
-        criteria = criteria_of(rounds, settings, names, self._task.observable is not None)
+        criteria = criteria_of(rounds, settings, self._observed)
         if settings.final_steps:
             final = rounds[number].final
             if final is None and all(one.met for one in criteria):
                 final = self._final_run(number)
             criteria.append(coverage_of(final, settings))
-        budgets = [
+        return combine(criteria, self._budgets(number, seconds))
+
+    def _budgets(self, number: int, seconds: float) -> list[Criterion]:
+        settings = self._settings
+        return [
             label_budget(len(self.history.labels), settings.most_labels),
             time_budget(self.history.seconds + seconds, settings.most_seconds),
+            patience(
+                n_calm(self.history.rounds[: number + 1]), settings.plateau_rounds + _PATIENCE
+            ),
         ]
-        return combine(criteria, budgets)
 
     def _final_run(self, number: int) -> dict[str, Any]:
         """Long explorations that nothing but unphysical states ends."""
         calculator = Calculator(self.knowledge.model)
         threshold = self._plan.threshold(number + 1)
-        starts, explorers = self._plan.starts, self._task.explorers
-        longer = 2 ** n_longer(self.history.rounds[:number], self._settings)
-        n_times = longer * -(-self._settings.final_steps // len(starts))  # in all as long as asked
+        explorers = self._task.explorers
+        longer = 2 ** min(n_longer(self.history.rounds[:number], self._settings), _DOUBLINGS)
         moving = [e for e, one in enumerate(explorers) if hasattr(one, "n_steps")]
         scores, outside = [], []
         for e in moving or range(len(explorers)):
+            places = self._plan.starts(e)
+            if not places:
+                continue
+            # All starts together as long as asked.
+            n_times = longer * -(-self._settings.final_steps // len(places))
             explorer = prolonged(at_its_end(explorers[e]), n_times, longer)
             self._tell_exploring(number, e, final=True)
-            for s, start in enumerate(starts):
+            for s, place in enumerate(places):
+                start = copy.deepcopy(self._task.start[place])
                 found = explorer.explore(
                     calculator,
-                    copy.deepcopy(start),
-                    Watch(limits=self._plan.limits(explorer)),
+                    start,
+                    Watch(limits=self._plan.limits(explorer, start)),
                     np.random.default_rng([self._settings.random_state, number, e, s, 1]),
                 )
                 of_run, strange = final_scores(found, calculator, threshold, explorer.name)
@@ -315,6 +373,15 @@ class Loop:
         self._tell(kind, content)
         if kind == "judged" or time.monotonic() - self._shown > _SHOW_EVERY:
             self._show()
+
+    def _write_labels(self) -> None:
+        """For people and other programs: without those that the model does not believe."""
+        doubted = {
+            one.entries[place]
+            for number, one in enumerate(self.history.rounds)
+            for place in self.history.doubted(number)
+        }
+        self._journal.write_labels(without=doubted)
 
     def _tell(self, kind: str, content: dict[str, Any]) -> None:
         if self._task.tell is not None:
@@ -339,7 +406,8 @@ class Loop:
             **dataclasses.asdict(self._settings),
             "explorers": [in_words(one) for one in task.explorers],
             "model": model_in_words(task.model),
-            "laws": [law.name for law in task.laws],
+            "laws": [law._replace(violation=None)._asdict() for law in task.laws],
+            "observable": None if task.observable is None else in_words(task.observable),
             "start": [structure_to_json(atoms) for atoms in task.start],
             "given": [structure_to_json(atoms) for atoms in task.images],
         }

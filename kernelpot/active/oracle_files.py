@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -20,7 +18,7 @@ from ase import Atoms
 from kernelpot.active.oracle_child import describe, results_of
 from kernelpot.active.oracle_results import bare, failed, label_from
 from kernelpot.active.records import Label
-from kernelpot.active.structure_json import structure_to_json
+from kernelpot.active.structure_json import structure_hash
 from kernelpot.whole_files import sync_folder
 
 __all__ = ["FileOracle"]
@@ -123,7 +121,7 @@ class FileOracle:
         """The folder of a structure, with its input."""
         root = Path(self.folder)
         root.mkdir(parents=True, exist_ok=True)
-        name = _hash(atoms)
+        name = structure_hash(atoms)
         numbers = []
         for path in root.iterdir():
             number, _, theirs = path.name.partition("-")
@@ -176,18 +174,17 @@ class FileOracle:
         path = folder / self.output
         if not path.exists() or time.time() - path.stat().st_mtime < self.settle:
             return None
-        return ase.io.read(str(path), index=-1, do_not_split_by_at_sign=True)
+        found = ase.io.read(str(path), index=-1, do_not_split_by_at_sign=True)
+        if found.calc is None or found.calc.results.get("energy") is None:
+            # Programs write as they go: the structure is there long before its energy.
+            raise ValueError(f"there is no energy in {path.name}")
+        return found
 
 
 def _duration(folder: Path) -> float:
     """Seconds from the first file, the input, to the last."""
-    times = [path.stat().st_mtime for path in folder.iterdir()]
-    return max(times) - min(times)
-
-
-def _hash(atoms: Atoms) -> str:
-    """Of all that a calculation may depend on."""
-    still = atoms.copy()
-    still.arrays.pop("momenta", None)
-    text = json.dumps(structure_to_json(still), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    times = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # calculations have files for a moment
+            times.append(path.stat().st_mtime)
+    return max(times, default=0.0) - min(times, default=0.0)

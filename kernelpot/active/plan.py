@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +18,9 @@ from kernelpot.active.thresholds import Band, force_tolerance
 from kernelpot.active.triggers import Watch
 from kernelpot.active.unphysical import Limits, temperature_limit
 
-__all__ = ["NothingLearnedError", "Plan"]
+__all__ = ["NothingLearnedError", "Plan", "fitting"]
+
+log = logging.getLogger("kernelpot")
 
 _STD_EVERY = 20
 """Steps of an exploration from one look at the expected errors to the next."""
@@ -31,6 +34,43 @@ class NothingLearnedError(RuntimeError):
     """No label of the first round succeeded."""
 
 
+def fitting(explorers: Sequence[Explorer], start: Sequence[Atoms]) -> list[list[int]]:
+    """Which structures explorers can begin at: a lone atom has no dynamics.
+
+    Parameters
+    ----------
+    explorers : Sequence[Explorer]
+        Those that have a method ``check`` are asked, others can begin anywhere.
+    start : Sequence[Atoms]
+        Structures.
+
+    Returns
+    -------
+    list[list[int]]
+        Their places, for each explorer.
+
+    Raises
+    ------
+    ValueError
+        If an explorer can begin at none, with its reason.
+    """
+    found = []
+    for explorer in explorers:
+        reasons = [_misfit(explorer, atoms) for atoms in start]
+        found.append([place for place, reason in enumerate(reasons) if not reason])
+        if not found[-1]:
+            raise ValueError(f"{explorer.name} cannot begin: {reasons[0]}")
+    return found
+
+
+def _misfit(explorer: Explorer, atoms: Atoms) -> str:
+    try:
+        getattr(explorer, "check", lambda _: None)(atoms)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 class Plan:
     """Of the explorations of a run, by what has happened and what is known.
 
@@ -38,6 +78,8 @@ class Plan:
     ----------
     start : Sequence[Atoms]
         Where the run begins.
+    explorers : Sequence[Explorer]
+        Of the run.
     settings : LearnerSettings
         Of the run.
     history : History
@@ -49,12 +91,15 @@ class Plan:
     def __init__(
         self,
         start: Sequence[Atoms],
+        explorers: Sequence[Explorer],
         settings: LearnerSettings,
         history: History,
         knowledge: Knowledge,
     ):
         self._start, self._settings = start, settings
         self._history, self._knowledge = history, knowledge
+        self._fitting = fitting(explorers, start)
+        self._left_out: set[int] = set()  # starts, as the log has it
 
     def threshold(self, number: int) -> float:
         """Expected error of a force from which on a structure is a candidate.
@@ -80,7 +125,7 @@ class Plan:
             multiple=self._settings.multiple * 0.5 ** min(n_calm, 30),  # never zero
         )
 
-    def begin(self, number: int, e: int) -> Atoms:
+    def begin(self, number: int, e: int) -> tuple[Atoms, int] | None:
         """Where an explorer begins: where it came to in the last round, or at a start.
 
         Every other time at a start: what has gone astray does not stay there.
@@ -94,34 +139,71 @@ class Plan:
 
         Returns
         -------
-        Atoms
-            A copy.
+        tuple[Atoms, int] | None
+            A copy, and the place of the start that it is or comes from; None where there is none.
         """
-        starts = self.starts
+        places = self.starts(e)
+        if not places:
+            return None
+        place = places[(number // 2) % len(places)]
         before = self._history.round(number - 1).explored.get(e) if number > 0 else None
+        start = copy.deepcopy(self._start[place])
         if number % 2 == 0 or before is None or before["last"] is None:
-            return copy.deepcopy(starts[(number // 2) % len(starts)])
-        return structure_from_json(before["last"])
+            return start, place
+        atoms = structure_from_json(before["last"])
+        if len(atoms) == len(start):
+            atoms.set_constraint(start.constraints)  # the journal has none
+        return atoms, place
 
-    @property
-    def starts(self) -> list[Atoms]:
-        """Without those of species of which no label has succeeded: nothing can be said of them."""
+    def starts(self, e: int) -> list[int]:
+        """Places of the structures that an explorer can begin at.
+
+        Those are left out of whose species no label has succeeded: nothing can be said of them.
+
+        Parameters
+        ----------
+        e : int
+            Of the explorer.
+
+        Returns
+        -------
+        list[int]
+            Ascending.
+
+        Raises
+        ------
+        NothingLearnedError
+            If there is none for any explorer.
+        """
         known = set(self._knowledge.model.species_)
-        starts = [atoms for atoms in self._start if known.issuperset(atoms.numbers.tolist())]
-        if not starts:
+        places = [
+            place
+            for place, atoms in enumerate(self._start)
+            if known.issuperset(atoms.numbers.tolist())
+        ]
+        if not places:
             raise NothingLearnedError(
                 "no structure to start from consists of species of which a label has succeeded;"
                 f" the model knows {sorted(known)} (atomic numbers)"
             )
-        return starts
+        for place in set(range(len(self._start))) - set(places) - self._left_out:
+            self._left_out.add(place)
+            log.warning(
+                "%s, structure %d to start from, is left out until a label of its species succeeds",
+                self._start[place].get_chemical_formula(),
+                place + 1,
+            )
+        return [place for place in self._fitting[e] if place in places]
 
-    def watch(self, explorer: Explorer, threshold: float) -> Watch:
+    def watch(self, explorer: Explorer, start: Atoms, threshold: float) -> Watch:
         """What looks on.
 
         Parameters
         ----------
         explorer : Explorer
             That is looked at.
+        start : Atoms
+            Where it begins.
         threshold : float
             Of the round, eV/angstrom.
 
@@ -137,7 +219,7 @@ class Plan:
         return Watch(
             novelty=novelty,
             error=Band(threshold, self._upper(threshold)),
-            limits=self.limits(explorer),
+            limits=self.limits(explorer, start),
             std_every=_STD_EVERY,
             std_gap=_STD_GAP,
         )
@@ -150,13 +232,15 @@ class Plan:
         """
         return max(self._settings.upper * threshold, _TRUSTED * self._knowledge.typical_force)
 
-    def limits(self, explorer: Explorer) -> Limits:
+    def limits(self, explorer: Explorer, start: Atoms) -> Limits:
         """States that no potential should be followed into.
 
         Parameters
         ----------
         explorer : Explorer
             That might.
+        start : Atoms
+            Where it begins.
 
         Returns
         -------
@@ -165,6 +249,5 @@ class Plan:
         """
         temperature = np.inf
         if hasattr(explorer, "temperature"):
-            least = min(len(atoms) for atoms in self._start)
-            temperature = temperature_limit(float(np.max(explorer.temperature)), least)
+            temperature = temperature_limit(float(np.max(explorer.temperature)), len(start))
         return Limits(closest=self._knowledge.closest, temperature=temperature)

@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 from ase import Atoms
 
-__all__ = ["Candidate", "Exploration", "Label", "Verdict"]
+__all__ = ["NEW_SPECIES", "Candidate", "Exploration", "Label", "Verdict"]
+
+NEW_SPECIES = "new species"
+"""Reason of a candidate of species that the model does not know."""
 
 
 class Candidate(NamedTuple):

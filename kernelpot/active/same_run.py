@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from ase import Atoms
+
 from kernelpot.active.journal import JournalError
+from kernelpot.active.structure_json import structure_hash
 from kernelpot.potential import KernelPotential
 
 __all__ = ["check_same", "in_words", "model_in_words"]
 
 
 def in_words(value: Any) -> str:
-    """Its repr, without what differs from process to process.
+    """Its repr, without what differs from process to process, and with all of structures.
 
     Parameters
     ----------
@@ -25,8 +29,16 @@ def in_words(value: Any) -> str:
     Returns
     -------
     str
-        Without addresses in memory.
+        Without addresses in memory; structures by their hashes.
     """
+    if isinstance(value, Atoms):
+        return f"Atoms({value.symbols}, {structure_hash(value)})"
+    if isinstance(value, tuple) and any(isinstance(one, Atoms) for one in value):
+        return f"({', '.join(map(in_words, value))})"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [one.name for one in dataclasses.fields(value) if one.repr]
+        inner = ", ".join(f"{name}={in_words(getattr(value, name))}" for name in fields)
+        return f"{type(value).__qualname__}({inner})"
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 

@@ -115,11 +115,11 @@ def standing(history: History) -> Standing:
     criteria: list[Criterion] = []
     n_known = 0
     for place, one in enumerate(history.rounds):
-        n_given = 0 if place else len(history.given)  # learned in the first round, before its own
-        found = _acquired(place, one, len(acquired), n_known, n_given)
+        found = _acquired(place, one, len(acquired), n_known, history.doubted(place))
         turns.append(_turn(place, one, found, n_known))
         acquired += found
-        n_known += turns[-1].n_good + n_given - len(_doubts(one))
+        n_known += len(history.to_learn(place))
+        n_known -= len([] if one.learned is None else one.learned.get("doubted", ()))
         if one.judged is not None:
             criteria = [Criterion(**it) for it in one.judged["criteria"]]
     answered = [one.label for one in acquired if one.label is not None]
@@ -194,14 +194,12 @@ def duration(seconds: float) -> str:
 
 
 def _acquired(
-    round_number: int, one: Round, n_before: int, n_known: int, n_given: int
+    round_number: int, one: Round, n_before: int, n_known: int, doubted: dict[int, str]
 ) -> list[Acquired]:
-    """Surprises and doubts are of the labels that did not fail, in the order of the picks."""
+    """Surprises are of the labels that did not fail, in the order of the picks."""
     good = [place for place in sorted(one.labels) if one.labels[place].atoms is not None]
     surprises = [] if one.learned is None else one.learned["surprises"]
     of_place = dict(zip(good, surprises, strict=False))
-    doubts = _doubts(one)
-    doubted = {place: doubts.get(k, "") for k, place in enumerate(good, start=n_given)}
     nothing = {"error": math.nan, "expected": math.nan, "inside": math.nan}
     found = []
     for place, pick in enumerate(one.picked or []):
@@ -214,11 +212,6 @@ def _acquired(
             Acquired(count, round_number, pick, label, n_known, error, expected, inside, doubt)
         )
     return found
-
-
-def _doubts(one: Round) -> dict[int, str]:
-    """Why labels were not learned, by their places among all that came; none in old journals."""
-    return {} if one.learned is None else dict(one.learned.get("doubted", ()))
 
 
 def _turn(round_number: int, one: Round, found: list[Acquired], n_known: int) -> Turn:

@@ -25,6 +25,7 @@ __all__ = [
     "coverage",
     "label_budget",
     "observable_converged",
+    "patience",
     "plateau",
     "time_budget",
 ]
@@ -353,6 +354,33 @@ def time_budget(seconds: float, most: float) -> Criterion:
     if math.isinf(most):
         text = f"{_duration(seconds)} are over; there is no limit"
     return Criterion("time", seconds >= most, float(seconds), float(most), text)
+
+
+def patience(n_calm: int, most: int) -> Criterion:
+    """Whether there has been nothing to learn for so long that going on is in vain.
+
+    Parameters
+    ----------
+    n_calm : int
+        Rounds since the last that asked for a label.
+    most : int
+        After which a run ends though not every criterion is met: some cannot be, such as the
+        coverage of a few structures that never change.
+
+    Returns
+    -------
+    Criterion
+        Met where nothing is left.
+
+    Raises
+    ------
+    ValueError
+        If a number is negative.
+    """
+    if n_calm < 0 or most < 0:
+        raise ValueError(f"numbers of rounds must not be negative: {n_calm!r} of {most!r}")
+    text = f"no label was wanted in {n_calm} rounds, of {most} that are waited"
+    return Criterion("patience", n_calm >= most, float(n_calm), float(most), text)
 
 
 def _duration(seconds: float) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from kernelpot.active.records import Label
 
-__all__ = ["label_from_json", "label_to_json", "structure_from_json", "structure_to_json"]
+__all__ = [
+    "label_from_json",
+    "label_to_json",
+    "structure_from_json",
+    "structure_hash",
+    "structure_to_json",
+]
 
 _ARRAY = "base64"
 
@@ -80,6 +88,25 @@ def structure_from_json(record: dict[str, Any]) -> Atoms:
         labels = {name: _from_json(value) for name, value in record["labels"].items()}
         atoms.calc = SinglePointCalculator(atoms, **labels)
     return atoms
+
+
+def structure_hash(atoms: Atoms) -> str:
+    """Of all that a label may depend on: a structure that has been labelled is known by it.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        Momenta, constraints, calculator and labels do not count.
+
+    Returns
+    -------
+    str
+        Twelve hexadecimal digits.
+    """
+    still = atoms.copy()  # without its calculator
+    still.arrays.pop("momenta", None)
+    text = json.dumps(structure_to_json(still), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def label_to_json(label: Label) -> dict[str, Any]:

@@ -135,7 +135,7 @@ class Dynamics:
             a pressure, or has no degree of freedom.
         """
         atoms = moving_copy(start)
-        self._check_start(atoms)
+        self.check(atoms)
         atoms.calc = self._potential(calculator)
         atoms.get_potential_energy()  # an error of the start is one of whoever gave it
         n_free = degrees_of_freedom(atoms)
@@ -171,20 +171,32 @@ class Dynamics:
         """For the note, after what was done."""
         return ""
 
-    def _check_start(self, atoms: Atoms) -> None:
-        if self.pressure is not None and not atoms.pbc.all():
+    def check(self, start: Atoms) -> None:
+        """Refuse what cannot be moved so.
+
+        Parameters
+        ----------
+        start : Atoms
+            Where to begin.
+
+        Raises
+        ------
+        ValueError
+            If it stands in no cell but has a pressure, or has no degree of freedom.
+        """
+        if self.pressure is not None and not start.pbc.all():
             raise ValueError(
                 "dynamics at a pressure needs a cell that is periodic in three directions; pbc is"
-                f" {atoms.pbc.tolist()}. Give pressure=None"
+                f" {start.pbc.tolist()}. Give pressure=None"
             )
-        if self.pressure is not None and atoms.constraints:
+        if self.pressure is not None and start.constraints:
             raise ValueError(
                 "dynamics at a pressure cannot hold atoms fixed: remove the constraints, or give"
                 " pressure=None"
             )
-        if degrees_of_freedom(atoms) < 1:
+        if degrees_of_freedom(start) < 1:
             raise ValueError(
-                f"nothing can move in {atoms.get_chemical_formula()} but the whole: dynamics needs"
+                f"nothing can move in {start.get_chemical_formula()} but the whole: dynamics needs"
                 " two atoms at least that are not fixed. Give a supercell"
             )
 

@@ -114,11 +114,7 @@ class Relaxation:
         """
         atoms = moving_copy(start)
         atoms.set_momenta(None)
-        if self.cell and not atoms.pbc.all():
-            raise ValueError(
-                "a cell can relax where it is periodic in three directions; pbc is"
-                f" {atoms.pbc.tolist()}. Give cell=False"
-            )
+        self.check(atoms)
         atoms.calc = calculator
         atoms.get_potential_energy()  # an error of the start is one of whoever gave it
         track = Track(self.name, watch, n_frames=self.n_frames, spacing=self.spacing)
@@ -126,6 +122,25 @@ class Relaxation:
         with track.explosions_caught():
             _relax(self, atoms, track)
         return track.exploration(self.name)
+
+    def check(self, start: Atoms) -> None:
+        """Refuse what cannot be relaxed so.
+
+        Parameters
+        ----------
+        start : Atoms
+            Where to begin.
+
+        Raises
+        ------
+        ValueError
+            If the cell is to relax and is not periodic.
+        """
+        if self.cell and not start.pbc.all():
+            raise ValueError(
+                "a cell can relax where it is periodic in three directions; pbc is"
+                f" {start.pbc.tolist()}. Give cell=False"
+            )
 
 
 def _relax(settings: Relaxation, atoms: Atoms, track: Track, *, keep: bool = True) -> Verdict:
@@ -233,7 +248,7 @@ class NudgedElasticBand:
             species.
         """
         ends = [moving_copy(start), moving_copy(self.final)]
-        self._check_ends(*ends)
+        self.check(start)
         for atoms in ends:
             atoms.set_momenta(None)
             atoms.set_constraint(start.constraints)
@@ -276,7 +291,20 @@ class NudgedElasticBand:
                 return
             track.ended = ""  # an end that is nearly relaxed will do
 
-    def _check_ends(self, first: Atoms, last: Atoms) -> None:
+    def check(self, start: Atoms) -> None:
+        """Refuse a start that is not the first end of this path.
+
+        Parameters
+        ----------
+        start : Atoms
+            Where to begin.
+
+        Raises
+        ------
+        ValueError
+            If the ends have not the same atoms in the same cell.
+        """
+        first, last = start, self.final
         if not np.array_equal(first.numbers, last.numbers):
             raise ValueError(
                 "the ends of a path have the same atoms in the same order; start is"

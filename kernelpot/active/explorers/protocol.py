@@ -40,7 +40,8 @@ and one that collapses has so many neighbours that it would never end."""
 class Explorer(Protocol):
     """Goes where a model may be wrong: settings, frozen, and one method.
 
-    The same model, start and random numbers give the same exploration to the bit.
+    The same model, start and random numbers give the same exploration to the bit. It may have a
+    method ``check(start)`` that raises ValueError of what it cannot begin at.
     """
 
     @property

@@ -19,7 +19,7 @@ from kernelpot.active.explorers.protocol import (
     moving_copy,
     snapshot,
 )
-from kernelpot.active.records import Exploration
+from kernelpot.active.records import NEW_SPECIES, Exploration
 from kernelpot.calculator import Calculator
 from kernelpot.conventions import Float
 
@@ -220,6 +220,8 @@ class RandomStructures:
         for _ in range(self.n):
             track.restart()
             atoms = self._random(start, float(rng.uniform(*ends)), rng)
+            if _is_new(atoms, calculator, track):
+                continue
             atoms.calc = calculator
             with track.explosions_caught():
                 for _ in FIRE(atoms, logfile=None).irun(fmax=0.0, steps=self.n_steps):
@@ -227,6 +229,21 @@ class RandomStructures:
                         break
             lost += bool(track.ended)
         return _all_done(track, f"{self.n} {self.name}, {lost} ended early", start)
+
+    def check(self, start: Atoms) -> None:
+        """Refuse a start that does not say what the settings leave open.
+
+        Parameters
+        ----------
+        start : Atoms
+            Where to begin.
+
+        Raises
+        ------
+        ValueError
+            If no volume is given and the start has none.
+        """
+        self._volumes(start)
 
     def _volumes(self, start: Atoms) -> tuple[float, float]:
         if self.volume is not None:
@@ -325,10 +342,13 @@ def _each(
     why = ""
     for atoms in structures:
         track.restart()
+        total += 1
+        if _is_new(atoms, calculator, track):
+            track.n_steps = total
+            continue
         atoms.calc = calculator
         with track.explosions_caught():
             track.look(atoms)
-        total += 1
         track.n_steps = total  # those that are no good count, too: places stay those given
         if track.ended:
             lost += 1
@@ -337,6 +357,14 @@ def _each(
     if lost:
         note += f", {lost} of them refused, the first: {why}"
     return _all_done(track, note, start)
+
+
+def _is_new(atoms: Atoms, calculator: Calculator, track: Track) -> bool:
+    """Whether a structure has species that the model does not know: then a label has to tell."""
+    new = not set(calculator.predictor.species).issuperset(atoms.numbers.tolist())
+    if new:
+        track.keep(atoms, NEW_SPECIES, np.nan)
+    return new
 
 
 def _all_done(track: Track, note: str, start: Atoms) -> Exploration:
