@@ -78,6 +78,40 @@ def test_what_is_no_structure_any_more_is_passed_over(known, monkeypatch, dense)
     assert all(np.isfinite(one.atoms.positions).all() for one, _ in found)
 
 
+def test_fewer_structures_are_compared_where_memory_would_not_do(known, monkeypatch):
+    """A choice for the mean needs the joint covariance: it takes the square of all numbers."""
+    images = new_ones(8)
+    largest = 3 * max(len(atoms) for atoms in images)
+    seen = []
+    covariance_of = choice.covariance_of
+
+    def looking(predictor, structures, kinds):
+        seen.append(3 * sum(one.n_atoms for one in structures))
+        return covariance_of(predictor, structures, kinds)
+
+    monkeypatch.setattr(choice, "covariance_of", looking)
+    everything = [candidate(one) for one in images]
+    arguments = {"threshold": 1e-6, "n_looked": 8, "typical": everything}
+    assert len(choose(everything, known, 8, **arguments)) == 8
+    monkeypatch.setattr(choice, "_MOST", 6 * largest)
+    assert choose(everything, known, 8, **arguments)
+    assert seen[1] <= 6 * largest < seen[0]
+
+
+def test_of_new_species_a_few_of_each_kind_are_first(known):
+    images = new_ones(6)
+    for k, atoms in enumerate(images):
+        atoms.numbers[0] = (47, 78)[k % 2]  # silver and platinum
+    strange = [candidate(one, "new species") for one in images]
+    familiar = [candidate(one) for one in new_ones(3, amplitude=0.6)]
+    found = choose([*familiar, *strange], known, 6, threshold=1e-6, n_looked=6)
+    assert [one.reason for one, _ in found[:4]] == ["new species"] * 4
+    assert found[0][0].atoms is images[0]
+    assert found[1][0].atoms is images[2]
+    assert len(found) == 6
+    assert len(choose(strange, known, 3, threshold=1e-6, n_looked=6)) == 3
+
+
 def test_nothing_to_choose(known):
     one = candidate(new_ones(1)[0])
     assert choose([], known, 3, threshold=0.1, n_looked=4) == []

@@ -17,6 +17,7 @@ from kernelpot.active.stopping import (
     coverage,
     label_budget,
     observable_converged,
+    patience,
     plateau,
     time_budget,
 )
@@ -400,7 +401,15 @@ def test_budgets():
     assert label_budget(10, 10).met
     assert not time_budget(3599.0, 3600.0).met
     assert time_budget(7200.0, 7200.0).text == "2.0 h of 2.0 h are over"
-    for bad in ((label_budget, -1, 1), (time_budget, math.nan, 1.0), (time_budget, 1.0, -1.0)):
+    assert not patience(18, 19).met
+    assert patience(19, 19).met
+    assert "in 18 rounds, of 19" in patience(18, 19).text
+    for bad in (
+        (label_budget, -1, 1),
+        (patience, -1, 1),
+        (time_budget, math.nan, 1.0),
+        (time_budget, 1.0, -1.0),
+    ):
         with pytest.raises(ValueError, match="negative"):
             bad[0](*bad[1:])
 

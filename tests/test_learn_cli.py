@@ -534,7 +534,7 @@ def test_an_observable_and_laws_of_a_file(tmp_path):
     assert result.exit_code == 0, result.output
     assert "\n  observable" in result.stdout
     history = History(read_entries(tmp_path / "run"))
-    assert history.settings["laws"] == [f"{path}:never"]
+    assert [law["name"] for law in history.settings["laws"]] == [f"{path}:never"]
     assert history.settings["observable_tolerance"] == 0.1
     dynamics = [one.explored[0] for one in history.rounds if one.explored]  # of a fixed cell
     means = [found["observable"]["mean"] for found in dynamics if found["observable"]]
