@@ -18,7 +18,7 @@ from typing import Any
 
 import numba
 
-__all__ = ["njit"]
+__all__ = ["njit", "was_interrupted"]
 
 _FLAGS = {
     "nogil": True,
@@ -51,3 +51,19 @@ def njit(function: Callable[..., Any] | None = None, **flags: Any) -> Callable[.
         # No folder may be written: not the module's, not the user's, none is named. Then every
         # process compiles for itself, which takes half a minute, and works.
         return compiled()(function)
+
+
+def was_interrupted(error: SystemError) -> bool:
+    """Whether Ctrl-C came while compiled code ran: Numba makes a SystemError of it.
+
+    Parameters
+    ----------
+    error : SystemError
+        As it was caught.
+
+    Returns
+    -------
+    bool
+        False of any other.
+    """
+    return isinstance(error.__cause__ or error.__context__, KeyboardInterrupt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -320,14 +321,98 @@ def test_other_structures_laws_and_observables_are_other_runs(tmp_path):
     pool = [Pool(one), short_dynamics()]
     run_of(tmp_path, explorers=pool, more={"laws": [law]}, most_labels=4).run()
     for explorers, laws, words in [
-        ([Pool(other), short_dynamics()], [law], "another explorers"),
-        (pool, [law._replace(weight=50.0)], "another laws"),
-        (pool, [law._replace(tolerance=2.0)], "another laws"),
+        ([Pool(other), short_dynamics()], [law], "another explorers 1: .*, now "),
+        (pool[::-1], [law], "another explorers 1: .*Pool.*, now .*Dynamics"),
+        (pool, [law._replace(weight=50.0)], "another weight of the laws 1: 1.0, now 50.0"),
+        (pool, [law._replace(tolerance=2.0)], "another tolerance of the laws 1: 1.0, now 2.0"),
+        (pool, [], "another laws: 1 of them, now 0"),
     ]:
         with pytest.raises(JournalError, match=words):
             run_of(tmp_path, explorers=explorers, more={"laws": laws}, most_labels=4).run()
     run_of(tmp_path, explorers=pool, more={"laws": [law]}, most_labels=4).run()
     assert in_words(short_dynamics()) == repr(short_dynamics())
+
+
+def test_time_ends_explorations_too(tmp_path):
+    """Days could pass in one, and a queue's limit with them."""
+    slow = short_dynamics(temperature=100.0, n_steps=10_000_000, timestep=1.0)
+    started = time.perf_counter()
+    outcome = run_of(tmp_path, explorers=[slow], tolerance=10.0, most_seconds=8.0).run()
+    assert time.perf_counter() - started < 60.0
+    assert "are over" in outcome.why
+    assert "plateau" in outcome.why
+    assert load(tmp_path / "model.kpot").training_summary_["n_structures"] == 3
+    assert [one.kind for one in read_entries(tmp_path)][-1] == "ended"
+
+
+def test_ctrl_c_in_compiled_code_is_an_interruption(tmp_path):
+    """Numba makes a SystemError of it."""
+
+    def tell(kind, content):
+        if kind == "learned":
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as error:
+                raise SystemError("returned a result with an exception set") from error
+
+    with pytest.raises(KeyboardInterrupt):
+        run_of(tmp_path, more={"tell": tell}).run()
+
+    def other(kind, content):
+        raise SystemError("something else")
+
+    with pytest.raises(SystemError):
+        run_of(tmp_path, more={"tell": other}).run()
+
+
+def test_there_is_a_model_from_the_first_round_on(tmp_path):
+    def tell(kind, content):
+        if kind == "exploring":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_of(tmp_path, more={"tell": tell}).run()
+    assert load(tmp_path / "model.kpot").training_summary_["n_structures"] == 3
+
+
+def test_what_is_given_is_checked_before_any_label(tmp_path):
+    start = copper_gold()
+    start.positions[2, 1] = np.nan
+    with pytest.raises(ValueError, match="not three finite numbers"):
+        run_of(tmp_path, start=start)
+    with pytest.raises(ValueError, match="label"):
+        run_of(tmp_path, more={"images": [label(copper_gold()), copper_gold()]})
+    run_of(tmp_path, explorers=short_dynamics())  # one is a list of one
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_laws_that_fail_say_so(tmp_path, caplog):
+    def nothing(atoms):
+        return 1 / 0
+
+    def worse(atoms):
+        return atoms.no_such_thing
+
+    run_of(tmp_path / "a", more={"laws": [Law("nothing", nothing, 1.0)]}).run()
+    assert "law nothing could be evaluated for no candidate (ZeroDivisionError" in caplog.text
+    with pytest.raises(ValueError, match=r"the law worse failed \(AttributeError"):
+        run_of(tmp_path / "b", more={"laws": [Law("worse", worse, 1.0)]}).run()
+
+
+def test_one_label_of_a_perfect_crystal_is_enough_to_go_on(tmp_path):
+    """Its forces are zero by symmetry, and so are their errors."""
+    perfect = bulk("Cu", a=3.75, cubic=True)
+
+    def oracle(atoms):
+        if np.abs(atoms.positions - perfect.positions).max() > 1e-6 and not done:
+            raise RuntimeError("not yet")
+        atoms.calc = EMT()
+        return atoms
+
+    done = []
+    outcome = run_of(tmp_path, oracle, start=perfect, most_labels=3).run()
+    assert outcome.n_labels == 1
+    assert outcome.n_failed == 2
 
 
 def test_starts_that_are_left_out_are_named(tmp_path, caplog):

@@ -403,7 +403,7 @@ def test_budgets():
     assert time_budget(7200.0, 7200.0).text == "2.0 h of 2.0 h are over"
     assert not patience(18, 19).met
     assert patience(19, 19).met
-    assert "in 18 rounds, of 19" in patience(18, 19).text
+    assert "in 18 rounds; 19 of them" in patience(18, 19).text
     for bad in (
         (label_budget, -1, 1),
         (patience, -1, 1),

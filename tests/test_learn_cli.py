@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -378,6 +379,9 @@ def test_laws_and_observables(tmp_path):
         "def too_small(atoms):\n    return max(12.0 - atoms.get_volume() / len(atoms), 0.0)\n\n"
         "number = 3\n"
     )
+    broken, without = tmp_path / "broken.py", tmp_path / "without.py"
+    broken.write_text("def volume(frames:\n")
+    without.write_text("import nixda\n")
     tables = [
         {"kind": "energy_below", "minimum": -3.5, "tolerance": 0.1},
         {"kind": "python", "function": f"{path}:too_small", "tolerance": 0.1, "weight": 2.0},
@@ -399,6 +403,8 @@ def test_laws_and_observables(tmp_path):
         ("no.py:volume", FileNotFoundError, "no file no.py"),
         (f"{path}:density", SettingsError, "defines no density"),
         (f"{path}:number", SettingsError, "is no function, but int"),
+        (f"{broken}:volume", SettingsError, "broken.py fails, SyntaxError: .*line 1"),
+        (f"{without}:volume", SettingsError, "fails, ModuleNotFoundError: No module named 'nix"),
     ]:
         law = {"kind": "python", "function": function, "tolerance": 0.1}
         with pytest.raises(error, match=words) as raised:
@@ -493,6 +499,20 @@ def test_ctrl_c_says_how_to_go_on_and_nothing_is_lost(copper_run, tmp_path, monk
     assert result.exit_code == 0, result.output
     assert set(labels_in(folder / "run")) < set(labels_in(tmp_path / "run"))
     assert len(labels_in(tmp_path / "run")) == 8
+
+
+def test_another_oracle_is_warned_of(copper_run, tmp_path):
+    folder, _ = copper_run
+    shutil.copytree(folder / "run", tmp_path / "run")
+    config = tmp_path / "copper.toml"
+    table = 'kind = "ase"\ncalculator = "ase.calculators.lj.LennardJones"'
+    config.write_text(COPPER.replace('kind = "emt"', table))
+    result = call("learn", config, "--folder", tmp_path / "run", "--resume")
+    assert result.exit_code == 0, result.output
+    assert "[oracle] is another than in" in result.stderr
+    assert "LennardJones" in result.stderr
+    result = call("learn", folder / "copper.toml", "--folder", tmp_path / "run", "--resume")
+    assert "[oracle]" not in result.stderr
 
 
 def test_runs_that_cannot_begin(copper_run, tmp_path):

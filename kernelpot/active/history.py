@@ -115,13 +115,18 @@ class History:
                 mine.labels[content["place"]] = label_from_json(content)
                 mine.labelled[content["place"]] = self.latest
                 mine.entries[content["place"]] = entry.number
-                picked = (mine.picked or [])[content["place"]]
-                atoms = structure_from_json(picked["structure"])
-                self.asked.add(structure_hash(atoms))
-                if content["structure"] is None:
-                    self.failed.append(atoms)
+                self._asked_for(mine, content)
             elif kind in ("learned", "final", "judged"):
                 setattr(mine, kind, content)
+
+    def _asked_for(self, mine: Round, content: dict[str, Any]) -> None:
+        """Remember it; on the fly nothing is picked, and nothing offered again."""
+        if mine.picked is None:
+            return
+        atoms = structure_from_json(mine.picked[content["place"]]["structure"])
+        self.asked.add(structure_hash(atoms))
+        if content["structure"] is None:
+            self.failed.append(atoms)
 
     def round(self, number: int) -> Round:
         """A round, which begins where it is not there yet.

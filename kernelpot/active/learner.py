@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from ase import Atoms
 
+from kernelpot._jit import was_interrupted
 from kernelpot._machine import one_blas_thread
 from kernelpot.active.explorers.protocol import Explorer
 from kernelpot.active.history import History
@@ -32,6 +33,7 @@ from kernelpot.active.plan import fitting
 from kernelpot.active.scores import Law
 from kernelpot.active.settings import LearnerSettings
 from kernelpot.active.stopping import Criterion
+from kernelpot.data import structures_from_atoms
 from kernelpot.potential import KernelPotential
 
 __all__ = ["ActiveLearner", "Outcome", "replay"]
@@ -79,7 +81,8 @@ class ActiveLearner:
     Raises
     ------
     ValueError
-        If there is nothing to start from, or no explorer, or one that can begin at no start.
+        If there is nothing to start from, or no explorer, or one that can begin at no start; if a
+        structure cannot be used, or one of the labelled has no labels.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class ActiveLearner:
     ):
         settings = settings or LearnerSettings()
         start = [start] if isinstance(start, Atoms) else list(start)
+        explorers = [explorers] if hasattr(explorers, "explore") else list(explorers)
         if not start or not explorers:
             raise ValueError("active learning needs a start, at least one structure, and explorers")
         if observable is not None and settings.observable_tolerance is None:
@@ -111,10 +115,15 @@ class ActiveLearner:
                 "an observable is averaged over what an explorer with steps goes through, such as"
                 " Dynamics; there is none"
             )
-        fitting(explorers, start)  # before labels are computed for nothing
+        # All that can be known before labels are computed for nothing.
+        structures_from_atoms(start, labels="ignore")
+        fitting(explorers, start)
+        for one in structures_from_atoms(images, *model._labels()) if images else ():
+            if not one.has_labels:
+                raise ValueError(f"{one.name} of the labelled structures has no labels")
         self.folder = Path(folder)
         self._task = Task(
-            model, oracle, start, list(explorers), settings, list(images), observable, list(laws),
+            model, oracle, start, explorers, settings, list(images), observable, list(laws),
             executor, tell,
         )  # fmt: skip
 
@@ -143,6 +152,10 @@ class ActiveLearner:
             with one_blas_thread(), Journal(self.folder, create=create) as journal:
                 loop = Loop(self._task, journal)
                 decision = loop.run()
+        except SystemError as error:
+            if was_interrupted(error):
+                raise KeyboardInterrupt from error
+            raise
         finally:
             end_processes()
         failed = sum(one.atoms is None for one in loop.history.labels)

@@ -55,7 +55,7 @@ from kernelpot.active.structure_json import (
     structure_hash,
     structure_to_json,
 )
-from kernelpot.active.triggers import Watch
+from kernelpot.active.triggers import OutOfTimeError
 from kernelpot.calculator import Calculator
 from kernelpot.potential import KernelPotential
 
@@ -142,8 +142,11 @@ class Loop:
             Why it has ended.
         """
         number = 0
-        while not (decision := self._round(number)).stop:
-            number += 1
+        try:
+            while not (decision := self._round(number)).stop:
+                number += 1
+        except OutOfTimeError:
+            decision = self._out_of_time()
         self._maintain()
         self._write_labels()
         if not self.history.ended:
@@ -178,6 +181,8 @@ class Loop:
         if mine.learned is None:
             self._write("learned", {"round": number, **_learned_json(learned, fingerprint)})
             self._write_labels()
+            if not self._saved:  # the first of this process: there is one from now on
+                self._save()
         elif mine.learned["fingerprint"] != fingerprint:
             log.warning(
                 "the labels of round %d give another model than when they were learned: libraries"
@@ -198,6 +203,15 @@ class Loop:
                  "criteria": criteria, "seconds": seconds},
             )  # fmt: skip
         return decision
+
+    def _out_of_time(self) -> Decision:
+        """In the middle of an exploration; what it has met is lost."""
+        rounds = [one for one in self.history.rounds if one.learned is not None]
+        criteria = criteria_of(rounds, self._settings, self._observed)
+        if self._settings.final_steps:
+            criteria.append(coverage_of(None, self._settings))
+        most = self._settings.most_seconds
+        return combine(criteria, [time_budget(most, most)])
 
     def _spent_before(self, number: int) -> bool:
         """Whether a budget is used up before a round begins: one that was lowered since."""
@@ -353,7 +367,7 @@ class Loop:
                 found = explorer.explore(
                     calculator,
                     start,
-                    Watch(limits=self._plan.limits(explorer, start)),
+                    self._plan.final_watch(explorer, start),
                     np.random.default_rng([self._settings.random_state, number, e, s, 1]),
                 )
                 of_run, strange = final_scores(found, calculator, threshold, explorer.name)
@@ -421,6 +435,9 @@ class Loop:
     def _maintain(self, check: Callable[[], None] = lambda: None) -> None:
         """Look at earlier labels again where that is due, and write the model, for people."""
         self.knowledge.maintain(check)
+        self._save()
+
+    def _save(self) -> None:
         fingerprint = self.knowledge.fingerprint() if self.knowledge.fitted else ""
         if fingerprint != self._saved:
             self.knowledge.model.save(self._journal.folder / "model.kpot")

@@ -8,6 +8,7 @@ others in their place, since many calculators print.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import faulthandler
 import inspect
 import os
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import all_properties
 
 __all__ = ["Labeller", "describe", "receive", "results_of", "send"]
 
@@ -120,10 +122,15 @@ def results_of(found: Any, periodic: bool) -> dict[str, Any]:
     Raises
     ------
     TypeError
-        If it is neither, or a structure without a calculator.
+        If it is neither, or a structure without a calculator, or a name is misspelt.
     """
     if isinstance(found, Mapping):
         names = ("energy", "free_energy", "forces", "stress")
+        for name in {"energy", "forces", "stress"} - found.keys():
+            others = map(str, found.keys() - set(all_properties))
+            near = difflib.get_close_matches(name, others, n=1)
+            if near:
+                raise TypeError(f"the oracle returned {near[0]!r}; did it mean {name!r}?")
         given = {name: found.get(name) for name in names if periodic or name != "stress"}
         return {name: np.asarray(x) for name, x in given.items() if x is not None}
     if not isinstance(found, Atoms):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -99,6 +100,8 @@ class Plan:
         self._start, self._settings = start, settings
         self._history, self._knowledge = history, knowledge
         self._fitting = fitting(explorers, start)
+        left = settings.most_seconds - history.seconds  # the parts of a run count together
+        self._deadline = time.monotonic() + max(left, 0.0)
         self._left_out: set[int] = set()  # starts, as the log has it
 
     def threshold(self, number: int) -> float:
@@ -219,10 +222,28 @@ class Plan:
         return Watch(
             novelty=novelty,
             error=Band(threshold, self._upper(threshold)),
-            limits=self.limits(explorer, start),
+            limits=self._limits(explorer, start),
             std_every=_STD_EVERY,
             std_gap=_STD_GAP,
+            deadline=self._deadline,
         )
+
+    def final_watch(self, explorer: Explorer, start: Atoms) -> Watch:
+        """What looks on in a final run, which uncertainty does not end.
+
+        Parameters
+        ----------
+        explorer : Explorer
+            That is looked at.
+        start : Atoms
+            Where it begins.
+
+        Returns
+        -------
+        Watch
+            With limits alone.
+        """
+        return Watch(limits=self._limits(explorer, start), deadline=self._deadline)
 
     def _upper(self, threshold: float) -> float:
         """Expected error of a force at which an exploration ends, eV/angstrom.
@@ -232,21 +253,8 @@ class Plan:
         """
         return max(self._settings.upper * threshold, _TRUSTED * self._knowledge.typical_force)
 
-    def limits(self, explorer: Explorer, start: Atoms) -> Limits:
-        """States that no potential should be followed into.
-
-        Parameters
-        ----------
-        explorer : Explorer
-            That might.
-        start : Atoms
-            Where it begins.
-
-        Returns
-        -------
-        Limits
-            Of distances by the labels, of temperature by what the explorer wants.
-        """
+    def _limits(self, explorer: Explorer, start: Atoms) -> Limits:
+        """States that no potential should be followed into."""
         temperature = np.inf
         if hasattr(explorer, "temperature"):
             temperature = temperature_limit(float(np.max(explorer.temperature)), len(start))

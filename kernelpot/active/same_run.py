@@ -12,7 +12,7 @@ from typing import Any
 from ase import Atoms
 
 from kernelpot.active.journal import JournalError
-from kernelpot.active.structure_json import structure_hash
+from kernelpot.active.structure_json import structure_from_json, structure_hash
 from kernelpot.potential import KernelPotential
 
 __all__ = ["check_same", "in_words", "model_in_words"]
@@ -86,12 +86,40 @@ def check_same(
     """
     for name, value in now.items():
         # As text, since NaN is not equal to itself and JSON knows no tuples.
-        was, is_now = json.dumps(before.get(name)), json.dumps(value)
-        if name in may_change or was == is_now:
+        if name in may_change or json.dumps(before.get(name)) == json.dumps(value):
             continue
-        if isinstance(value, dict) and isinstance(before.get(name), dict):
-            check_same(folder, before[name], value)
+        place, was, is_now = _first_difference(name, before.get(name), value)
         raise JournalError(
-            f"The run in {folder} has another {name}: {was[:200]}, now {is_now[:200]}. Resume it"
-            " with its own settings, or begin another run in another folder."
+            f"The run in {folder} has another {place}: {was}, now {is_now}. Resume it with its own"
+            " settings, or begin another run in another folder."
         )
+
+
+def _first_difference(name: str, was: Any, now: Any) -> tuple[str, str, str]:
+    """Where two settings differ first, and how, for people."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        if "arrays" in was and "arrays" in now:
+            return name, _structure(was), _structure(now)
+        for key in now:
+            if json.dumps(was.get(key)) != json.dumps(now[key]):
+                return _first_difference(f"{key} of the {name}", was.get(key), now[key])
+    if isinstance(was, list) and isinstance(now, list):
+        if len(was) != len(now):
+            return name, f"{len(was)} of them", str(len(now))
+        for k, (one, other) in enumerate(zip(was, now, strict=True)):
+            if json.dumps(one) != json.dumps(other):
+                return _first_difference(f"{name} {k + 1}", one, other)
+    return name, *_apart(str(was), str(now))
+
+
+def _structure(record: dict[str, Any]) -> str:
+    atoms = structure_from_json(record)
+    return f"{atoms.get_chemical_formula()} ({structure_hash(atoms)})"
+
+
+def _apart(was: str, now: str) -> tuple[str, str]:
+    """Long texts from where they begin to differ."""
+    same = next((k for k, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), 0)
+    first = max(same - 30, 0) if max(len(was), len(now)) > 120 else 0
+    dots = "..." * bool(first)
+    return dots + was[first : first + 120], dots + now[first : first + 120]

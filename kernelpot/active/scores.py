@@ -5,6 +5,7 @@ All but `violations` are pure functions of arrays.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from ase import Atoms
 from numpy.typing import ArrayLike
 
 from kernelpot.conventions import Float, as_float, as_int
+
+log = logging.getLogger("kernelpot")
 
 __all__ = [
     "Law",
@@ -94,16 +97,29 @@ def violations(laws: Sequence[Law], images: Sequence[Atoms]) -> Float:
     -------
     Float
         Shape (n_candidates, n_laws), for `violation_score`; NaN where a law could not be evaluated,
-        which counts as a full violation.
+        which counts as a full violation. A warning tells of laws that never could be.
+
+    Raises
+    ------
+    ValueError
+        If a law fails otherwise than with numbers.
     """
     found_sk = np.full((len(images), len(laws)), np.nan)
+    reason_k: dict[int, str] = {}
     for s, atoms in enumerate(images):
         for k, law in enumerate(laws):
             try:
                 found_sk[s, k] = np.max(np.abs(as_float(law.violation(atoms))), initial=0.0)
-            except (ValueError, ArithmeticError):
+            except (ValueError, ArithmeticError) as error:
                 # A structure that a calculator refuses has no number, and nobody to ask.
-                continue
+                reason_k[k] = f"{type(error).__name__}: {error}"
+            except Exception as error:
+                raise ValueError(
+                    f"the law {law.name} failed ({type(error).__name__}: {error})"
+                ) from error
+    for k, reason in reason_k.items():
+        if np.isnan(found_sk[:, k]).all():
+            log.warning("the law %s could be evaluated for no candidate (%s)", laws[k].name, reason)
     return found_sk
 
 

@@ -276,6 +276,10 @@ def coverage(
         f" {n_effective:.0f}, are inside what the model is sure of: with {100 * level:g} %"
         f" confidence at least {100 * bound:.2f} % (target {100 * share:g} %)"
     )
+    if not met and found >= share:
+        text += (
+            ". Too few to tell: longer explorations, larger cells or a lower target (coverage) help"
+        )
     return Criterion("coverage", met, bound, share, text)
 
 
@@ -379,7 +383,7 @@ def patience(n_calm: int, most: int) -> Criterion:
     """
     if n_calm < 0 or most < 0:
         raise ValueError(f"numbers of rounds must not be negative: {n_calm!r} of {most!r}")
-    text = f"no label was wanted in {n_calm} rounds, of {most} that are waited"
+    text = f"no label was wanted in {n_calm} rounds; {most} of them end the run"
     return Criterion("patience", n_calm >= most, float(n_calm), float(most), text)
 
 

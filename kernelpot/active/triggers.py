@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 from ase import Atoms
@@ -11,10 +12,14 @@ from kernelpot.active.records import Verdict
 from kernelpot.active.thresholds import Band
 from kernelpot.active.unphysical import Limits, Sanity
 
-__all__ = ["Watch"]
+__all__ = ["OutOfTimeError", "Watch"]
 
 _NOTHING = Limits()
 _NEVER = Band()
+
+
+class OutOfTimeError(Exception):
+    """The time that there was for an exploration is over."""
 
 
 class Watch:
@@ -47,6 +52,8 @@ class Watch:
         Part of the lower threshold of novelty from which on standard deviations are looked at.
     std_gap : int
         Least steps between two evaluations near that threshold: each costs as much as fifty steps.
+    deadline : float
+        By `time.monotonic`; whatever comes later ends the exploration by an `OutOfTimeError`.
 
     Attributes
     ----------
@@ -82,6 +89,7 @@ class Watch:
         std_every: int = 0,
         std_near: float = 0.5,
         std_gap: int = 50,
+        deadline: float = math.inf,
     ):
         for name, band in (("novelty", novelty), ("error", error)):
             if not 0.0 < band.lower <= band.upper:
@@ -101,6 +109,7 @@ class Watch:
         self.cooldown, self.leap = cooldown, leap
         self.std_every, self.std_near, self.std_gap = std_every, std_near, std_gap
         self._sanity = Sanity(limits)
+        self.deadline = deadline
         self.looks: list[float] = []
         self.restart()
 
@@ -130,7 +139,11 @@ class Watch:
         ValueError
             If the calculator has not computed energy and forces, or limits know shortest distances
             but not those of a species that is there.
+        OutOfTimeError
+            After the deadline.
         """
+        if time.monotonic() > self.deadline:
+            raise OutOfTimeError
         step, self.n_steps = self.n_steps, self.n_steps + 1
         wrong = self._sanity.look(atoms)
         if wrong is not None and wrong.reason == "not finite":

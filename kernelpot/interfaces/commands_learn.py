@@ -5,6 +5,7 @@ Heavy modules are imported inside the functions, so that ``kernelpot --help`` an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,9 @@ def learn(config: Path | None, given: Mapping[str, Mapping[str, Any]], *, resume
     oracle = make_oracle(settings.oracle[0])
     explorers = make_explorers(settings.explore)
     observable, laws = make_observable(settings.observable), make_laws(settings.law)
-    if not resume:
+    if resume:
+        _compare_oracles(folder, settings)
+    else:
         _begin(folder, config)
     try:
         with Watching(folder, out) as tell:
@@ -147,6 +150,21 @@ def replay_run(folder: Path, output: Path, force: bool) -> None:
     model.save(output)
     say_model(model)
     say(f"\nSaved {output}.")
+
+
+def _compare_oracles(folder: Path, settings: Any) -> None:
+    """An oracle may have been mended; but labels of two potentials spoil a model."""
+    from kernelpot.interfaces.learn_settings import read_learn_settings
+
+    with contextlib.suppress(ValueError, OSError):  # of another version, or begun in Python
+        before, now = read_learn_settings(folder / _SETTINGS).oracle[0], settings.oracle[0]
+        if before != now:
+            typer.echo(
+                "kernelpot: warning: [oracle] is another than in"
+                f" {folder / _SETTINGS}, with which the run began: was {before!r}, now {now!r}. Go"
+                " on only if it gives the same labels",
+                err=True,
+            )
 
 
 def _begin(folder: Path, config: Path) -> None:

@@ -75,8 +75,10 @@ def one_line_errors(debug: bool, interrupted: str) -> Iterator[None]:
         message = str(error) or type(error).__name__
         _complain(f"kernelpot: {message}")
         raise typer.Exit(_FAILED) from None
-    except KeyboardInterrupt:
-        if debug:
+    except (KeyboardInterrupt, SystemError) as error:
+        from kernelpot._jit import was_interrupted  # it imports Numba
+
+        if debug or (isinstance(error, SystemError) and not was_interrupted(error)):
             raise
         _complain(f"kernelpot: interrupted; {interrupted}")
         raise typer.Exit(_INTERRUPTED) from None

@@ -282,7 +282,11 @@ def _loader(place: str, given: str, wanted: str) -> Callable[[], Any]:
             sys.path.insert(0, beside)
         return runpy.run_path(str(path)).get(name)
 
-    if load() is None:
+    try:
+        found = load()
+    except Exception as error:  # whatever is wrong with the user's file
+        raise SettingsError(f"{place}: {file} fails, {type(error).__name__}: {error}") from error
+    if found is None:
         raise SettingsError(f"{place}: {file} defines no {name}")
     return load
 

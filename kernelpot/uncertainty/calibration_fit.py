@@ -117,7 +117,8 @@ def _most_likely(error_r: Float, variance_tr: Float, noise: float) -> tuple[Floa
         return value, a_k * (columns_kr @ slope_r) + off_k / _PRIOR_WIDTH
 
     bounds = [(math.log(1e-3), math.log(1e3))] * (len(centre_k) - 1)
-    bounds.append((centre_k[-1] - math.log(1e4), math.log(1e2)))
+    # Errors may be nothing beside the noise: a perfect crystal has no forces.
+    bounds.append((centre_k[-1] - math.log(1e4), max(math.log(1e2), centre_k[-1])))
     small = centre_k - 3.0
     starts = [centre_k, np.append(np.full(len(small) - 1, math.log(3.0)), small[-1]), small]
     starts = [np.clip(start, *np.transpose(bounds)) for start in starts]
