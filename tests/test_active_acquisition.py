@@ -403,7 +403,7 @@ def test_laws():
     found_sk = violations(laws, [atoms])
     assert_allclose(found_sk, [[0.5, 0.0, 0.1, 0.5, 0.3, np.nan]], atol=1e-12)
     # A mistake in a law is not a violated law.
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match=r"the law wrong failed \(KeyError"):
         violations([Law("wrong", lambda atoms: atoms.info["nothing"], 1.0)], [atoms])
 
 
