@@ -334,8 +334,10 @@ def test_the_time_of_all_parts_counts(tmp_path):
     assert learner(tmp_path, most_labels=50, most_seconds=1e-3).run().n_labels == 3
     spent = sum(one.content["seconds"] for one in read_entries(tmp_path) if one.kind == "judged")
     resumed = learner(tmp_path, most_labels=50, most_seconds=spent + 1e-3).run()
-    assert len(journal(tmp_path, "judged")) == 2  # one round more: the first part has counted
+    assert resumed.n_labels == 3  # the first part has counted: an exploration takes longer
     assert "are over" in resumed.why
+    more = learner(tmp_path, most_labels=5, most_seconds=spent + 600.0).run()
+    assert more.n_labels == 5
 
 
 def test_another_run_is_not_resumed(undisturbed):

@@ -88,6 +88,17 @@ def test_series_shorter_than_their_correlations_are_not_settled():
         block_average(np.linspace(0.0, 1.0, 500))  # a drift is all correlation
 
 
+@pytest.mark.parametrize(("n", "phi"), [(126, 0.0), (250, 0.3), (500, 0.6)])
+def test_series_of_a_hundred_numbers_are_long_enough_where_they_are(n, phi):
+    """By blocks alone half of them were too short: whether a run ended was decided by a coin."""
+    x = autoregressive(np.random.default_rng(5), phi, (n, 500))
+    found = [block_average(x[:, k], warn=False) for k in range(500)]
+    assert np.mean([one.settled for one in found]) > 0.97
+    z = np.array([one.mean / one.standard_error for one in found])
+    assert np.sqrt(np.mean(z**2)) < 1.2
+    assert np.mean(np.abs(z) < 1.96) > 0.9
+
+
 @given(
     st.lists(st.floats(-1e200, 1e200), min_size=2, max_size=60),
     st.integers(-20, 20).map(lambda k: 2.0**k),  # exact, so that no comparison is decided otherwise

@@ -13,7 +13,7 @@ __all__ = ["learn_example"]
 _COPPER = {
     "structure": {"crystal": "Cu", "a": 3.61, "cubic": True, "supercell": "2x2x2"},
 }
-_RAMP = {"temperature": [300.0, 900.0]}
+_RAMP = {"temperature": [300.0, 900.0], "n_steps": 1000}
 _GIVEN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "oracle": {
         "gpaw": {"mode": {"name": "pw", "ecut": 400.0}, "kpts": {"density": 3.0, "gamma": True}},
