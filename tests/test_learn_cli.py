@@ -128,7 +128,7 @@ def test_defaults_are_those_of_the_classes():
 def test_the_example_is_valid_and_complete():
     text = learn_example()
     said = check_learn_settings(tomllib.loads(text))
-    assert learner_settings(said) == LearnerSettings()
+    assert learner_settings(said) == LearnerSettings(coverage=0.99)
     assert unfitted_model(said).get_params(deep=False) == unfitted_model(settings_of()).get_params(
         deep=False
     )

@@ -13,7 +13,8 @@ __all__ = ["learn_example"]
 _COPPER = {
     "structure": {"crystal": "Cu", "a": 3.61, "cubic": True, "supercell": "2x2x2"},
 }
-_RAMP = {"temperature": [300.0, 900.0], "n_steps": 1000}
+_RAMP = {"temperature": [300.0, 900.0]}
+_SOON = {"coverage": 0.99}
 _GIVEN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "oracle": {
         "gpaw": {"mode": {"name": "pw", "ecut": 400.0}, "kpts": {"density": 3.0, "gamma": True}},
@@ -41,13 +42,14 @@ def learn_example() -> str:
     """
     of = LEARN_LAYOUT.sections
     lines = [
-        "# Settings of `kernelpot learn`: every key with its default. As it stands, it learns",
-        "# copper from ASE's EMT potential.",
+        "# Settings of `kernelpot learn`: every key with its default, but for coverage (0.999,",
+        "# which takes thousands of environments that know nothing of one another). As it stands,",
+        "# it learns copper from ASE's EMT potential in minutes.",
         "", "[start]", *lines_of(of["start"], given=_COPPER),
         "", "# What computes the labels; other kinds are below, commented out.",
         "[oracle]", *lines_of(LEARN_LAYOUT.tables["oracle"]["emt"]),
         *_others("oracle", "emt", "[oracle]"),
-        "", "[learn]", *lines_of(of["learn"]),
+        "", "[learn]", *lines_of(of["learn"], given=_SOON),
         "", "# What moves structures, as many tables as you like; each explores in every round.",
         "[[explore]]", *lines_of(LEARN_LAYOUT.tables["explore"]["dynamics"], given=_RAMP),
         *_others("explore", "dynamics", "[[explore]]"),
