@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kernelpot.active.explorers.protocol import Explorer
     from kernelpot.active.explorers.static import Pool, RandomStructures, Rattle
     from kernelpot.active.learner import ActiveLearner, Outcome, replay
+    from kernelpot.active.on_the_fly import OnTheFlyCalculator
     from kernelpot.active.oracle import FileOracle, label_all
     from kernelpot.active.records import Candidate, Exploration, Label, Verdict
     from kernelpot.active.scores import Law
@@ -30,6 +31,7 @@ __all__ = [
     "Law",
     "LearnerSettings",
     "NudgedElasticBand",
+    "OnTheFlyCalculator",
     "Outcome",
     "Pool",
     "RandomStructures",
@@ -53,6 +55,7 @@ _HOMES = {
     "Law": "scores",
     "LearnerSettings": "settings",
     "NudgedElasticBand": "explorers.paths",
+    "OnTheFlyCalculator": "on_the_fly",
     "Outcome": "learner",
     "Pool": "explorers.static",
     "RandomStructures": "explorers.static",

@@ -176,6 +176,8 @@ def _begin(folder: Path, config: Path) -> None:
         raise FileExistsError(
             f"{folder} has a run already: --resume goes on with it, or give another --folder"
         )
+    if folder.is_file():
+        raise FileExistsError(f"{folder} is a file; a run needs a folder")
     folder.mkdir(parents=True, exist_ok=True)
     content = config.read_bytes()
     with replacing(folder / _SETTINGS) as file:
