@@ -49,6 +49,7 @@ def test_names_of_active_learning_are_frozen():
         "Law",
         "LearnerSettings",
         "NudgedElasticBand",
+        "OnTheFlyCalculator",
         "Outcome",
         "Pool",
         "RandomStructures",
