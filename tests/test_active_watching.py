@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 
 import pytest
 from ase.calculators.emt import EMT
@@ -32,7 +33,8 @@ def test_lines_say_what_matters_and_nothing_twice():
     watching = Watching("run", Console(file=out, width=80, force_terminal=False))
     for kind, content, _ in two_rounds():
         watching(kind, content)
-    watching("exploring", {"round": 2, "explorer": 0, "name": "a", "final": False})
+    watching("exploring", exploring(2, "a"))
+    watching("exploring", exploring(2, "a", final="1 of 2", n_steps=900))
     assert out.getvalue().splitlines() == [
         "round 0: 3 structures to label",
         "round 0: a label failed after 1 s: SCF " + SCRIPT,
@@ -44,7 +46,13 @@ def test_lines_say_what_matters_and_nothing_twice():
         " 0.255, 90 % inside 90 % intervals",
         "round 1: 5 of 10 labels, enough " + SCRIPT,
         "ended: enough " + SCRIPT,
+        "round 2: final run 1 of 2, a, 900 steps",
     ]
+
+
+def exploring(number, name, final="", n_steps=0, done=0):
+    return {"round": number, "explorer": 0, "name": name, "final": final, "n_steps": n_steps,
+            "steps_done": lambda: done}  # fmt: skip
 
 
 def panel(watching, width=100):
@@ -57,14 +65,32 @@ def test_panel_shows_what_begins_too():
     watching = Watching("run", Console(file=io.StringIO()))
     for kind, content, _ in two_rounds()[:9]:
         watching(kind, content)
-    watching("exploring", {"round": 1, "explorer": 0, "name": SCRIPT, "final": False})
+    watching("exploring", exploring(1, SCRIPT))
     assert "round 1: exploring, " + SCRIPT in panel(watching)
-    watching("exploring", {"round": 1, "explorer": 0, "name": "a", "final": True})
-    assert "round 1: final run, a" in panel(watching)
+    watching("exploring", exploring(1, "a", final="2 of 3"))
+    assert "round 1: final run 2 of 3, a" in panel(watching)
     watching("learning", {"round": 1})
     assert "round 1: learning, " in panel(watching)
     watching("learning", {"round": 0})
     assert "learning again what the journal has of round 0" in panel(watching)
+
+
+def test_panel_shows_how_far_an_exploration_has_come(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    watching = Watching("run", Console(file=io.StringIO()))
+    for kind, content, _ in two_rounds()[:9]:
+        watching(kind, content)
+    watching("exploring", exploring(1, "a", n_steps=400, done=0))
+    now += 60.0
+    assert "left" not in panel(watching)
+    watching("exploring", exploring(1, "a", n_steps=400, done=100))
+    now += 60.0
+    assert "a, 60 s, 100 of 400 steps, 3 min left" in panel(watching)
+    watching("exploring", exploring(1, "a", done=7))
+    assert ", 7 structures" in panel(watching)
+    watching("learning", {"round": 1})
+    assert "7 structures" not in panel(watching)
 
 
 def test_panel_shows_errors_criteria_and_time():

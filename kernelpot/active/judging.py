@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +19,10 @@ from kernelpot.active.records import Candidate, Exploration
 from kernelpot.active.settings import LearnerSettings
 from kernelpot.active.stopping import Criterion, coverage, observable_converged, plateau
 from kernelpot.active.structure_json import structure_to_json
+from kernelpot.active.task import Observable
 from kernelpot.calculator import Calculator
 
 __all__ = [
-    "Observable",
     "at_its_end",
     "coverage_of",
     "criteria_of",
@@ -35,10 +35,6 @@ __all__ = [
     "trajectories",
     "typical_of",
 ]
-
-Observable = Callable[[list[Atoms]], Any]
-"""Of the frames of an exploration, each with the model's calculator: a series, one value or array
-for each frame."""
 
 _OUTSIDE = 1e3
 """Score of what is not known to be anywhere: JSON of other programs has no infinity."""

@@ -25,14 +25,15 @@ from kernelpot._machine import one_blas_thread
 from kernelpot.active.explorers.protocol import Explorer
 from kernelpot.active.history import History
 from kernelpot.active.journal import Journal, JournalError, read_entries
-from kernelpot.active.judging import Observable, trajectories
+from kernelpot.active.judging import trajectories
 from kernelpot.active.knowledge import Knowledge
-from kernelpot.active.loop import Loop, Task, Tell
+from kernelpot.active.loop import Loop
 from kernelpot.active.oracle import end_processes
 from kernelpot.active.plan import fitting
 from kernelpot.active.scores import Law
 from kernelpot.active.settings import LearnerSettings
 from kernelpot.active.stopping import Criterion
+from kernelpot.active.task import Observable, Task, Tell
 from kernelpot.data import structures_from_atoms
 from kernelpot.potential import KernelPotential
 

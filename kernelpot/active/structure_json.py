@@ -11,9 +11,11 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from kernelpot.active.records import Label
+from kernelpot.active.records import Candidate, Label
 
 __all__ = [
+    "candidate_from_json",
+    "candidate_to_json",
     "label_from_json",
     "label_to_json",
     "structure_from_json",
@@ -107,6 +109,42 @@ def structure_hash(atoms: Atoms) -> str:
     still.arrays.pop("momenta", None)
     text = json.dumps(structure_to_json(still), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def candidate_to_json(candidate: Candidate, information: float) -> dict[str, Any]:
+    """A candidate as JSON can hold it.
+
+    Parameters
+    ----------
+    candidate : Candidate
+        Of a round.
+    information : float
+        What it is expected to tell; NaN where nobody knows.
+
+    Returns
+    -------
+    dict[str, Any]
+        With its structure as `structure_to_json` makes it.
+    """
+    kept = {**candidate._asdict(), "information": information}
+    return {"structure": structure_to_json(kept.pop("atoms")), **kept}
+
+
+def candidate_from_json(record: dict[str, Any]) -> Candidate:
+    """A candidate from what `candidate_to_json` made of it.
+
+    Parameters
+    ----------
+    record : dict[str, Any]
+        Also after a way through JSON; other keys do not count.
+
+    Returns
+    -------
+    Candidate
+        The same to the bit.
+    """
+    fields = {name: record[name] for name in Candidate._fields if name != "atoms"}
+    return Candidate(structure_from_json(record["structure"]), **fields)
 
 
 def label_to_json(label: Label) -> dict[str, Any]:

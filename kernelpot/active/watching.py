@@ -56,6 +56,7 @@ class Watching:
 
     def _begin(self, history: History) -> None:
         self._history = history
+        self._exploring: dict[str, Any] | None = None
         self._standing = standing(history)
         self._doing = self._standing.doing
         self._since = self._started = time.monotonic()
@@ -99,10 +100,11 @@ class Watching:
             Of it.
         """
         self._since = time.monotonic()
+        self._exploring = content if kind == "exploring" else None
         if kind == "exploring":
             n = len((self._history.settings or {}).get("explorers", ()))
             place = f" ({content['explorer'] + 1} of {n})" if n > 1 else ""
-            title = "final run, " if content["final"] else "exploring, "
+            title = f"final run {content['final']}, " if content["final"] else "exploring, "
             self._doing = f"{title}{content['name']}{place}"
             self._standing = self._standing._replace(ended="")  # it goes on
         elif kind == "learning":
@@ -132,6 +134,8 @@ class Watching:
         doing = self._doing
         if not now.ended:
             doing = f"{doing}, {duration(over - self._since)}"
+        if self._exploring is not None:
+            doing += _progress(self._exploring, over - self._since)
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="bold", no_wrap=True)
         grid.add_column()
@@ -153,6 +157,17 @@ class Watching:
         if now.ended:
             parts += ["", Text(f"Ended: {now.ended}", style="bold green")]
         return Panel(Group(*parts), title=Text(self._folder.name), title_align="left")
+
+
+def _progress(exploring: dict[str, Any], seconds: float) -> str:
+    """Steps of an exploration, and how long it takes where nothing ends it before."""
+    done, planned = exploring["steps_done"](), exploring["n_steps"]
+    if not done:
+        return ""
+    if not planned:
+        return f", {done} structures"
+    left = max(planned - done, 0) * seconds / done
+    return f", {done} of {planned} steps, {duration(left)} left"
 
 
 def _errors(now: Standing) -> list[tuple[str, str]]:
@@ -209,6 +224,10 @@ def _criteria(now: Standing) -> Table:
 
 def _lines(kind: str, content: dict[str, Any], now: Standing) -> list[str]:
     """What is printed of an entry where there is no terminal."""
+    if kind == "exploring" and content["final"]:
+        n_steps = f", {content['n_steps']} steps" if content["n_steps"] else ""
+        name = content["name"]
+        return [f"round {content['round']}: final run {content['final']}, {name}{n_steps}"]
     if kind == "ended":
         return [f"ended: {content['why']}"]
     if kind not in ("explored", "picked", "label", "learned", "judged"):

@@ -14,9 +14,9 @@ import ase.build
 from ase import Atoms
 
 from kernelpot.active.explorers.protocol import Explorer
-from kernelpot.active.judging import Observable
 from kernelpot.active.oracle_files import FileOracle
 from kernelpot.active.scores import Law, energy_below
+from kernelpot.active.task import Observable
 from kernelpot.data import read_images
 from kernelpot.dynamics import bare_copy, parse_supercell
 from kernelpot.interfaces.learn_schema import (
