@@ -353,6 +353,10 @@ def test_another_run_is_not_resumed(undisturbed):
     }.items():
         with pytest.raises(JournalError, match=f"has another {name}.*: .*another folder"):
             run.run()
+    moving = copper_gold()
+    moving.set_momenta(np.ones((len(moving), 3)))
+    with pytest.raises(JournalError, match=r"another start.* with other momenta"):
+        learner(undisturbed.folder, start=moving).run()
     with pytest.raises(JournalError, match="has a run"):
         learner(undisturbed.folder).run(resume=False)
 

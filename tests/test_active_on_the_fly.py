@@ -362,3 +362,22 @@ def test_any_structure_gets_an_answer(on_the_fly, amplitude, seed, scale, asked)
 @pytest.fixture(scope="module")
 def on_the_fly(few_images):
     return OnTheFlyCalculator(small_model(), EMT(), images=few_images)
+
+
+def test_labels_that_are_not_believed_are_in_no_file_for_others(tmp_path):
+    bad = copper(seed=3)
+
+    def oracle(atoms):
+        atoms.calc = EMT()
+        forces = atoms.get_forces()
+        if np.array_equal(atoms.positions, bad.positions):
+            forces = forces + 3e3 * np.random.default_rng(0).normal(size=forces.shape)
+        return {"energy": atoms.get_potential_energy(), "forces": forces}
+
+    with OnTheFlyCalculator(small_model(), oracle, folder=tmp_path, n_first=8) as calculator:
+        for seed in range(8):
+            calculator.get_forces(copper(seed=seed))
+        assert calculator.n_labels == 8
+    images = read_images(tmp_path / "labels.xyz")
+    assert len(images) == 7
+    assert max(np.abs(atoms.get_forces()).max() for atoms in images) < 100.0

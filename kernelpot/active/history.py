@@ -181,6 +181,15 @@ class History:
         return {good[k - n_given]: why for k, why in doubted if k >= n_given}
 
     @property
+    def doubted_entries(self) -> set[int]:
+        """Numbers of the journal's entries of labels that did not fail and were not learned."""
+        return {
+            one.entries[place]
+            for number, one in enumerate(self.rounds)
+            for place in self.doubted(number)
+        }
+
+    @property
     def labels(self) -> list[Label]:
         """All that were asked for and answered, those that failed among them."""
         return [one.labels[k] for one in self.rounds for k in sorted(one.labels)]

@@ -188,12 +188,7 @@ class Loop:
 
     def _write_labels(self) -> None:
         """For people and other programs: without those that the model does not believe."""
-        doubted = {
-            one.entries[place]
-            for number, one in enumerate(self.history.rounds)
-            for place in self.history.doubted(number)
-        }
-        self._journal.write_labels(without=doubted)
+        self._journal.write_labels(without=self.history.doubted_entries)
 
     def _tell(self, kind: str, content: dict[str, Any]) -> None:
         if self._task.tell is not None:

@@ -205,7 +205,7 @@ class OnTheFlyCalculator(AseCalculator):
         try:
             if self._knowledge.fitted:
                 self.model.save(journal.folder / "model.kpot")
-                journal.write_labels()
+                journal.write_labels(without=self._history.doubted_entries)
         finally:
             journal.close()
 

@@ -33,7 +33,8 @@ _FAILED = "failed"
 class FileOracle:
     """Files for a queue: a numbered folder for each structure.
 
-    Inputs stand in ``00000-<hash of the structure>`` and so on; such a folder appears complete.
+    Inputs stand in ``00000-<hash of the structure>`` and so on; such a folder appears complete (it
+    is made as ``.unfinished``, which scripts should pass over).
     Whatever runs there, a script that submits jobs or a person, puts the output beside the input,
     or a file ``failed`` that says why there is none. What is there already is taken and what was
     written is not written again, so that this goes on where it was interrupted.

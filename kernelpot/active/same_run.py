@@ -99,7 +99,8 @@ def _first_difference(name: str, was: Any, now: Any) -> tuple[str, str, str]:
     """Where two settings differ first, and how, for people."""
     if isinstance(was, dict) and isinstance(now, dict):
         if "arrays" in was and "arrays" in now:
-            return name, _structure(was), _structure(now)
+            before, after = _structure(was), _structure(now)
+            return name, before, f"{after} with other momenta" if before == after else after
         for key in now:
             if json.dumps(was.get(key)) != json.dumps(now[key]):
                 return _first_difference(f"{key} of the {name}", was.get(key), now[key])
