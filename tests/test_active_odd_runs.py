@@ -427,3 +427,23 @@ def test_starts_that_are_left_out_are_named(tmp_path, caplog):
     told = [one for one in caplog.messages if "is left out until a label" in one]
     assert len(told) == 1
     assert "AuCu3, structure 1 to start from" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"model": EMT()}, "the model must be a KernelPotential"),
+        ({"settings": {"tolerance": 0.1}}, "settings must be a LearnerSettings"),
+        ({"explorers": "dynamics"}, "an explorer must have a name"),
+        ({"explorers": [Dynamics]}, "an explorer must have a name"),
+        ({"laws": [abs]}, "law 1 must be a Law"),
+        ({"observable": 3.0}, "the observable must be a function"),
+        ({"start": "start.xyz"}, "str, not ase.Atoms"),
+    ],
+)
+def test_what_is_something_else_is_said_before_anything_is_labelled(tmp_path, other, says):
+    mine = {"model": small_model(), "oracle": EMT, "start": bulk("Cu"),
+            "explorers": [Rattle()], "folder": tmp_path / "run", **other}  # fmt: skip
+    with pytest.raises(TypeError, match=says):
+        ActiveLearner(**mine)
+    assert not (tmp_path / "run").exists()

@@ -181,7 +181,7 @@ def test_the_observable_of_the_example_is_valid_too():
         ({"explore": [LEAST["explore"][0], {"kind": "band", "final": 3}]}, "[explore 2] final: 3"),
         ({"explore": {"kind": "dynamics", "steps": 9}}, "steps: there is no such key; the nearest"),
         ({"explore": {"kind": "dynamics", "cell": True}}, 'it belongs to kind = "relaxation"'),
-        ({"explore": {"kind": "dynamics", "temperature": [3]}}, "temperature: [3] was given"),
+        ({"explore": {"kind": "dynamics", "temperature": [3]}}, "or a list of at least 2 (K;"),
         ({"learn": {"tolerance": -1}}, "[learn] tolerance: -1 was given; allowed: greater than 0"),
         ({"learn": {"n_steps": 3}}, "[learn] n_steps: there is no such key; it belongs under"),
         ({"observable": {"function": "a.py:f"}}, "[observable] tolerance: missing (by how much"),

@@ -81,6 +81,8 @@ class ActiveLearner:
 
     Raises
     ------
+    TypeError
+        If the model, settings, an explorer, a law or the observable is something else.
     ValueError
         If there is nothing to start from, or no explorer, or one that can begin at no start; if a
         structure cannot be used, or one of the labelled has no labels.
@@ -101,9 +103,11 @@ class ActiveLearner:
         executor: Executor | None = None,
         tell: Tell | None = None,
     ):
-        settings = settings or LearnerSettings()
+        settings = LearnerSettings() if settings is None else settings
         start = [start] if isinstance(start, Atoms) else list(start)
         explorers = [explorers] if hasattr(explorers, "explore") else list(explorers)
+        laws = [laws] if isinstance(laws, Law) else list(laws)
+        _check_types(model, settings, explorers, laws, observable)
         if not start or not explorers:
             raise ValueError("active learning needs a start, at least one structure, and explorers")
         if observable is not None and settings.observable_tolerance is None:
@@ -124,8 +128,8 @@ class ActiveLearner:
                 raise ValueError(f"{one.name} of the labelled structures has no labels")
         self.folder = Path(folder)
         self._task = Task(
-            model, oracle, start, explorers, settings, list(images), observable, list(laws),
-            executor, tell,
+            model, oracle, start, explorers, settings, list(images), observable, laws, executor,
+            tell,
         )  # fmt: skip
 
     def run(self, resume: bool | None = None) -> Outcome:
@@ -163,6 +167,30 @@ class ActiveLearner:
         n_labels = len(loop.knowledge.images)
         return Outcome(
             loop.knowledge.model, n_labels, failed, decision.why, decision.criteria, self.folder
+        )
+
+
+def _check_types(
+    model: Any, settings: Any, explorers: list[Any], laws: list[Any], observable: Any
+) -> None:
+    for title, one, kind in (
+        ("the model", model, KernelPotential),
+        ("settings", settings, LearnerSettings),
+        *((f"law {k + 1}", law, Law) for k, law in enumerate(laws)),
+    ):
+        if not isinstance(one, kind):
+            raise TypeError(f"{title} must be a {kind.__name__}, but is {one!r}")
+    for explorer in explorers:
+        known = callable(getattr(explorer, "explore", None)) and hasattr(explorer, "name")
+        if not known or isinstance(explorer, type):
+            raise TypeError(
+                f"an explorer must have a name and a method explore, as Dynamics has, but one is"
+                f" {explorer!r}"
+            )
+    if observable is not None and not callable(observable):
+        raise TypeError(
+            f"the observable must be a function of frames, which gives a value for each, but is"
+            f" {observable!r}"
         )
 
 

@@ -10,6 +10,12 @@ from pydantic import BaseModel, ValidationError
 
 __all__ = ["Layout", "as_tables", "explain", "place_of"]
 
+_LENGTHS = {
+    "too_long": "a list of at most {max_length}",
+    "too_short": "a list of at least {min_length}",
+}
+"""Words for what pydantic says of lists, by its name of the fault."""
+
 Fields = Mapping[str, type[BaseModel]]
 
 
@@ -200,7 +206,8 @@ def _nearest_key(section: type[BaseModel], key: str, layout: Layout) -> str:
 
 def _allowed(fault: Mapping[str, Any]) -> str:
     within = ".".join(str(part) for part in fault["within"] if not _is_type_name(str(part)))
-    words = str(fault["msg"]).removeprefix("Input should be ")
+    words = _LENGTHS.get(fault["type"], str(fault["msg"])).format(**fault.get("ctx", {}))
+    words = words.removeprefix("Input should be ")
     words = words.replace("Extra inputs are not permitted", "there is no such key")
     return f"{within}: {words}" if within else words
 
