@@ -340,6 +340,23 @@ def test_the_time_of_all_parts_counts(tmp_path):
     assert more.n_labels == 5
 
 
+def test_the_journal_has_every_candidate(undisturbed):
+    rounds = History(read_entries(undisturbed.folder)).rounds
+    n_found = 0
+    for one in rounds:
+        met = {}
+        for explored in one.explored.values():
+            candidates = explored["candidates"]
+            assert sum(map(len, candidates.values())) == explored["n_candidates"]
+            for reason, found in candidates.items():
+                met.update({(explored["name"], reason, step): score for step, score in found})
+        for kept in one.picked:
+            if kept["reason"] not in ("given", "final"):
+                assert (kept["origin"], kept["reason"], kept["step"]) in met
+                n_found += 1
+    assert n_found > 0
+
+
 def test_another_run_is_not_resumed(undisturbed):
     other = copper_gold()
     other.rattle(0.1)

@@ -89,9 +89,19 @@ def judged_by(
         "note": found.note,
         "last": None if found.last is None else structure_to_json(found.last),
         "n_candidates": len(found.candidates),
+        "candidates": _in_brief(found.candidates),
         "sigma": sigma,
         "observable": series,
     }
+
+
+def _in_brief(candidates: Sequence[Candidate]) -> dict[str, list[tuple[int, float | None]]]:
+    """Every candidate by its reason: step and score. Structures are kept of those labelled."""
+    found: dict[str, list[tuple[int, float | None]]] = {}
+    for one in candidates:
+        score = float(f"{one.score:.4g}") if np.isfinite(one.score) else None
+        found.setdefault(one.reason, []).append((one.step, score))
+    return found
 
 
 def _observed(
