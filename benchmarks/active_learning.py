@@ -223,8 +223,8 @@ def ethanol(seed, folder, most):
     _, images, found = learn(
         "ethanol", seed, folder, model, gfn2, molecule("CH3CH2OH"),
         [Dynamics(temperature=(300.0, 800.0), n_steps=2000)],
-        tolerance=0.02, n_initial=5, strain=0.0, most_labels=most, final_steps=0,
-        objective="mean", plateau_rounds=1000,  # to the last label
+        tolerance=0.02, n_initial=3, strain=0.0, most_labels=most, final_steps=0,
+        objective="mean", multiple=4.0, plateau_rounds=1000,  # to the last label
     )  # fmt: skip
     chosen = np.random.default_rng(seed).permutation(len(pool))
     sets = {

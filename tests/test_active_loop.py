@@ -24,7 +24,7 @@ from kernelpot.active.journal import Journal, JournalError, read_entries
 from kernelpot.active.judging import at_its_end, n_longer, prolonged
 from kernelpot.active.learner import ActiveLearner, replay
 from kernelpot.active.oracle_pool import _busy, _idle
-from kernelpot.active.structure_json import label_from_json
+from kernelpot.active.structure_json import label_from_json, structure_hash
 from kernelpot.data_files import read_images
 from tests import active_run
 from tests.active_run import (
@@ -433,6 +433,21 @@ def test_labels_for_the_mean_are_of_typical_structures(tmp_path):
     assert np.array_equal(
         replay(tmp_path, small_model()).fitted_.weights_m, outcome.model.fitted_.weights_m
     )
+
+
+def test_labels_for_the_mean_are_asked_once_and_the_same_after_an_interruption(tmp_path):
+    """What is typical comes from earlier rounds, too, which a resumed run does not explore."""
+    many = {"objective": "mean", "tolerance": 1e-5, "plateau_rounds": 50}
+    learner(tmp_path / "whole", **many, most_labels=20).run()
+    learner(tmp_path / "parts", **many, most_labels=11).run()
+    assert learner(tmp_path / "parts", **many, most_labels=20).run().n_labels == 20
+    whole, parts = (
+        [structure_hash(atoms) for one in History(read_entries(folder)).rounds
+         for atoms in one.structures]
+        for folder in (tmp_path / "whole", tmp_path / "parts")
+    )  # fmt: skip
+    assert len(set(whole)) == 20
+    assert whole == parts
 
 
 def test_a_round_that_finds_nothing_lowers_the_threshold(tmp_path):

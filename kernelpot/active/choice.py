@@ -90,6 +90,7 @@ def choose(
     n_looked: int,
     laws: Sequence[Law] = (),
     typical: Sequence[Candidate] = (),
+    n_typical: int = 60,
 ) -> list[tuple[Candidate, float]]:
     """Choose what is labelled.
 
@@ -110,6 +111,8 @@ def choose(
     typical : Sequence[Candidate]
         Structures whose mean variance labels are to lower; they may be chosen, too. Empty to
         choose the candidates that tell most.
+    n_typical : int
+        How many of them at most.
 
     Returns
     -------
@@ -117,8 +120,13 @@ def choose(
         With their scores as they are now, and what each tells beyond those before it, nats.
     """
     strange = _of_new_species(candidates, model)[: max(n, 0)]
+    if typical:
+        largest = max(len(one.atoms) for one in (*candidates, *typical))
+        most = max(_MOST // (3 * largest), 4)
+        n_looked, n_typical = min(n_looked, most // 2), min(n_typical, most // 2)
+    targets = [typical[k] for k in evenly(len(typical), n_typical)]
     return strange + _telling(
-        candidates, model, n - len(strange), threshold, n_looked, laws, typical
+        candidates, model, n - len(strange), threshold, n_looked, laws, targets
     )
 
 
@@ -144,15 +152,12 @@ def _telling(
     typical: Sequence[Candidate],
 ) -> list[tuple[Candidate, float]]:
     """Of known species: those that tell most together."""
-    if typical:
-        largest = max(len(one.atoms) for one in (*candidates, *typical))
-        n_looked = min(n_looked, max(_MOST // (6 * largest), 2))
     known = set(model.species_)
     met = [one for one in candidates if known.issuperset(one.atoms.numbers.tolist())]
     met = _described(_largest(met, n_looked), model)
     if not met or n < 1:
         return []
-    targets = _described([typical[k] for k in evenly(len(typical), n_looked)], model)
+    targets = _described(typical, model)
     joint = _joint([*met, *targets], model, needed=bool(targets))
     unsure = _unsure(met, joint, model, threshold)
     if not unsure:

@@ -39,6 +39,8 @@ __all__ = ["Exploring"]
 
 _DOUBLINGS = 6
 """Times that an exploration which was too short to tell is made twice as long."""
+_MEMORY = 8
+"""Last rounds whose explorations say what is typical."""
 _TRIES = 4
 """Labels with a species that may fail before no other one is asked for."""
 
@@ -119,7 +121,6 @@ class Exploring:
         calculator = Calculator(self._knowledge.model)
         threshold = self._plan.threshold(number)
         candidates: list[Candidate] = []
-        typical: list[Candidate] = []
         longer = 2 ** min(n_unsettled(self._history.rounds[:number]), _DOUBLINGS)
         for e, explorer in enumerate(self._task.explorers):
             began = self._plan.begin(number, e)
@@ -137,10 +138,11 @@ class Exploring:
                 np.random.default_rng([self._settings.random_state, number, e]),
             )
             candidates += found.candidates
-            if self._settings.objective == "mean":
-                typical += typical_of(found, explorer.name)
             observable = self._task.observable if e in self.observed else None
             judged = judged_by(found, watch.looks, calculator, self._settings.n_looked, observable)
+            if self._settings.objective == "mean":
+                typical = typical_of(found, explorer.name)
+                judged["typical"] = [candidate_to_json(one, np.nan) for one in typical]
             self._write(
                 "explored",
                 {"round": number, "explorer": e, "name": explorer.name, "start": place,
@@ -155,7 +157,8 @@ class Exploring:
             threshold=threshold,
             n_looked=self._settings.n_candidates,
             laws=self._task.laws,
-            typical=typical,
+            typical=[one for one in self._typical(number) if self._worth_asking(one.atoms)],
+            n_typical=self._settings.n_typical,
         )
 
     def final(self, number: int) -> dict[str, Any]:
@@ -207,6 +210,12 @@ class Exploring:
         final = {"round": number, "threshold": threshold, "scores": scores, "outside": kept}
         self._write("final", final)
         return final
+
+    def _typical(self, number: int) -> list[Candidate]:
+        """What explorations of the last rounds went through: one round sees but a corner of it."""
+        rounds = self._history.rounds[max(number + 1 - _MEMORY, 0) : number + 1]
+        kept = [found.get("typical", ()) for one in rounds for found in one.explored.values()]
+        return [candidate_from_json(one) for mine in kept for one in mine]
 
     def _worth_asking(self, atoms: Atoms) -> bool:
         """What failed fails again, and what is known tells nothing."""

@@ -36,6 +36,8 @@ __all__ = [
     "typical_of",
 ]
 
+_TYPICAL = 16
+"""Frames of an exploration that the journal keeps of what is typical."""
 _OUTSIDE = 1e3
 """Score of what is not known to be anywhere: JSON of other programs has no infinity."""
 
@@ -159,7 +161,7 @@ def trajectories(explorers: Sequence[Explorer]) -> list[int]:
 
 
 def typical_of(found: Exploration, origin: str) -> list[Candidate]:
-    """Frames of an exploration, as what the model is for.
+    """Some frames of an exploration, as what the model is for.
 
     Parameters
     ----------
@@ -171,9 +173,12 @@ def typical_of(found: Exploration, origin: str) -> list[Candidate]:
     Returns
     -------
     list[Candidate]
-        Without the last one where an unphysical state or uncertainty has ended it.
+        Evenly spaced, without the last one where an unphysical state or uncertainty has ended it.
     """
-    return [Candidate(atoms, origin, k, "typical", np.nan) for k, atoms in enumerate(_sane(found))]
+    frames = _sane(found)
+    return [
+        Candidate(frames[k], origin, k, "typical", np.nan) for k in evenly(len(frames), _TYPICAL)
+    ]
 
 
 def criteria_of(

@@ -85,10 +85,13 @@ def check_same(
         With the first that differs.
     """
     for name, value in now.items():
-        # As text, since NaN is not equal to itself and JSON knows no tuples.
-        if name in may_change or json.dumps(before.get(name)) == json.dumps(value):
+        # What the journal has not at all came with a later version.
+        if name in may_change or name not in before:
             continue
-        place, was, is_now = _first_difference(name, before.get(name), value)
+        # As text, since NaN is not equal to itself and JSON knows no tuples.
+        if json.dumps(before[name]) == json.dumps(value):
+            continue
+        place, was, is_now = _first_difference(name, before[name], value)
         raise JournalError(
             f"The run in {folder} has another {place}: {was}, now {is_now}. Resume it with its own"
             " settings, or begin another run in another folder."

@@ -33,6 +33,9 @@ class LearnerSettings:
         Labels of a round at most.
     n_candidates : int
         Candidates of a round that are looked at closely, those of the largest scores.
+    n_typical : int
+        Structures over which the mean variance is taken, with ``objective="mean"``, of those that
+        the explorations of the last rounds went through.
     n_initial : int
         Displaced copies of each start that are labelled before the first fit.
     displacement : float
@@ -79,6 +82,7 @@ class LearnerSettings:
     objective: Literal["largest", "mean"] = "largest"
     batch: int = 4
     n_candidates: int = 12
+    n_typical: int = 60
     n_initial: int = 4
     displacement: float = 0.08
     strain: float = 0.02
@@ -114,8 +118,8 @@ class LearnerSettings:
             raise ValueError(f"coverage is a share, between 0 and 1 (0.999): {self.coverage!r}")
         least = {"n_initial": 1, "final_steps": 0, "plateau_rounds": 4, "window": 4}
         for name in (
-            "batch", "n_candidates", "n_initial", "window", "n_looked", "n_parallel", "threads",
-            "most_labels", "plateau_rounds", "final_steps",
+            "batch", "n_candidates", "n_typical", "n_initial", "window", "n_looked", "n_parallel",
+            "threads", "most_labels", "plateau_rounds", "final_steps",
         ):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least.get(name, 1):

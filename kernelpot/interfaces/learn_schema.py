@@ -72,6 +72,7 @@ _LEARN = {
     ),
     "batch": (Count, "labels of a round at most"),
     "n_candidates": (Count, "candidates of a round that are looked at closely"),
+    "n_typical": (Count, 'structures over which the variance is taken, with objective = "mean"'),
     "n_initial": (Count, "displaced copies of each start that are labelled at first"),
     "displacement": (Positive, "standard deviation of their displacements, A"),
     "strain": (Strain, "largest strain of their cells"),
