@@ -22,7 +22,7 @@ from kernelpot.active.knowledge import Knowledge
 from kernelpot.active.learner import ActiveLearner
 from kernelpot.active.plan import fitting
 from kernelpot.active.records import Exploration
-from kernelpot.active.same_run import in_words
+from kernelpot.active.same_run import check_same, in_words
 from kernelpot.active.scores import Law
 from kernelpot.data_files import read_images
 from tests.active_run import copper_gold, short_dynamics, small_model, small_settings
@@ -447,3 +447,9 @@ def test_what_is_something_else_is_said_before_anything_is_labelled(tmp_path, ot
     with pytest.raises(TypeError, match=says):
         ActiveLearner(**mine)
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_a_later_version_are_no_other_run(tmp_path):
+    check_same(tmp_path, {"batch": 4}, {"batch": 4, "came_later": 1})
+    with pytest.raises(JournalError, match="has another batch: 4, now 5"):
+        check_same(tmp_path, {"batch": 4}, {"batch": 5, "came_later": 1})
