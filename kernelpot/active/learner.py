@@ -184,12 +184,12 @@ def _check_types(
         known = callable(getattr(explorer, "explore", None)) and hasattr(explorer, "name")
         if not known or isinstance(explorer, type):
             raise TypeError(
-                f"an explorer must have a name and a method explore, as Dynamics has, but one is"
+                "an explorer must have a name and a method explore, as Dynamics has, but one is"
                 f" {explorer!r}"
             )
     if observable is not None and not callable(observable):
         raise TypeError(
-            f"the observable must be a function of frames, which gives a value for each, but is"
+            "the observable must be a function of frames, which gives a value for each, but is"
             f" {observable!r}"
         )
 
