@@ -38,6 +38,7 @@ from kernelpot.interfaces.learn_settings import (
     unfitted_model,
 )
 from kernelpot.interfaces.settings import SettingsError, tomllib
+from kernelpot.interfaces.settings_errors import _allowed
 from kernelpot.potential import KernelPotential
 
 from .test_cli import call, fails_with
@@ -198,6 +199,11 @@ def test_the_observable_of_the_example_is_valid_too():
 )
 def test_errors_name_the_key(sections, message):
     assert message in message_of(**sections)
+
+
+def test_braces_in_a_fault_are_no_places_to_fill():
+    fault = {"type": "value_error", "msg": "Value error, {x} of {", "within": ()}
+    assert _allowed(fault) == "Value error, {x} of {"
 
 
 def test_what_is_missing_is_named():

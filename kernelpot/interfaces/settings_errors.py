@@ -206,8 +206,9 @@ def _nearest_key(section: type[BaseModel], key: str, layout: Layout) -> str:
 
 def _allowed(fault: Mapping[str, Any]) -> str:
     within = ".".join(str(part) for part in fault["within"] if not _is_type_name(str(part)))
-    words = _LENGTHS.get(fault["type"], str(fault["msg"])).format(**fault.get("ctx", {}))
-    words = words.removeprefix("Input should be ")
+    words = str(fault["msg"]).removeprefix("Input should be ")
+    if fault["type"] in _LENGTHS:
+        words = _LENGTHS[fault["type"]].format(**fault["ctx"])
     words = words.replace("Extra inputs are not permitted", "there is no such key")
     return f"{within}: {words}" if within else words
 
