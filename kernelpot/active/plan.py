@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from kernelpot.active.explorers.protocol import Explorer
-from kernelpot.active.history import History
+from kernelpot.active.history import History, Round
 from kernelpot.active.knowledge import Knowledge
 from kernelpot.active.settings import LearnerSettings
 from kernelpot.active.structure_json import structure_from_json
@@ -62,6 +62,12 @@ def fitting(explorers: Sequence[Explorer], start: Sequence[Atoms]) -> list[list[
         if not found[-1]:
             raise ValueError(f"{explorer.name} cannot begin: {reasons[0]}")
     return found
+
+
+def _calm(one: Round) -> bool:
+    """Whether it went somewhere and found nothing: what ended where it began has seen nothing."""
+    went = [found["finished"] or found["n_steps"] > 1 for found in one.explored.values()]
+    return one.picked == [] and any(went)
 
 
 def _misfit(explorer: Explorer, atoms: Atoms) -> str:
@@ -121,7 +127,7 @@ class Plan:
         float
             eV/angstrom.
         """
-        n_calm = sum(one.picked == [] for one in self._history.rounds[:number])
+        n_calm = sum(_calm(one) for one in self._history.rounds[:number])
         return force_tolerance(
             self._settings.tolerance,
             errors=self._knowledge.recent_errors,
