@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +23,11 @@ from tests.active_oracles import assert_labelled, behaves, coppers, pids, slow
 
 ROOT = Path(__file__).parent.parent
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks at processes in /proc")
+MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.prefix, "bin")))
+needs_mpi = pytest.mark.skipif(
+    importlib.util.find_spec("mpi4py") is None or MPIEXEC is None,
+    reason="needs pip install mpi4py mpich",
+)
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="signals and process groups")
 
 
@@ -125,6 +132,37 @@ def test_dask(cells):
         client.get_executor() as executor,
     ):  # fmt: skip
         check_executor(executor, cells, 2)
+
+
+@pytest.mark.slow
+def test_executorlib(cells):
+    reason = "needs pip install executorlib"
+    executorlib = pytest.importorskip("executorlib", reason=reason)
+    with executorlib.SingleNodeExecutor(max_workers=2, block_allocation=True) as executor:
+        check_executor(executor, cells, 2)
+
+
+@pytest.mark.slow
+@needs_mpi
+def test_mpi4py(tmp_path):
+    """One process that gives, two that take."""
+    script = tmp_path / "labels.py"
+    script.write_text("""
+from mpi4py.futures import MPIPoolExecutor
+from tests.active_oracles import coppers
+from tests.test_active_oracle_processes import check_executor
+
+if __name__ == "__main__":
+    with MPIPoolExecutor() as executor:
+        check_executor(executor, coppers(), 2)
+    print("all labels are right")
+""")
+    words = [MPIEXEC, "-n", "3", sys.executable, "-m", "mpi4py.futures", str(script)]
+    done = subprocess.run(
+        words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "all labels are right\n"), done.stderr
 
 
 def test_a_pool_that_breaks_loses_labels_but_not_the_loop(cells):
