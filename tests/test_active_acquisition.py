@@ -18,6 +18,8 @@ from kernelpot.active.scores import (
     Law,
     energy_below,
     exploration_share,
+    low_energy,
+    relevances,
     sum_differs,
     uncertainty,
     violation_score,
@@ -382,6 +384,29 @@ def test_violation_score_refuses():
     ):
         with pytest.raises(ValueError, match="tolerances"):
             violation_score(*bad)
+
+
+def test_relevances():
+    images = [Atoms("H2", [[0, 0, 0], [0, 0, z]]) for z in (0.7, 0.8, 0.9)]
+    for k, atoms in enumerate(images):
+        atoms.calc = SinglePointCalculator(atoms, energy=-4.0 - k)
+    assert_allclose(relevances(low_energy, images), [2.0, 2.5, 3.0])
+
+    def some(atoms):
+        if atoms is images[0]:
+            raise ValueError("atoms on top of each other")
+        return np.nan if atoms is images[1] else 7.0
+
+    assert_allclose(relevances(some, images), [7.0, 7.0, 7.0])
+    assert_allclose(relevances(lambda atoms: np.inf, images), np.zeros(3))
+    assert relevances(low_energy, []).shape == (0,)
+    for wrong, words in (
+        (lambda atoms: atoms.charge, "the relevance failed .AttributeError"),
+        (lambda atoms: [1.0, 2.0], "one number, but is .1.0, 2.0."),
+        (lambda atoms: None, "one number, but is None"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            relevances(wrong, images)
 
 
 def test_laws():

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 import kernelpot.active.choice as choice
 from kernelpot import Calculator
-from kernelpot.active.choice import choose, expected_error
+from kernelpot.active.choice import Wishes, choose, expected_error
 from kernelpot.active.records import Candidate
 from tests.active_run import small_model
 from tests.conftest import alloy
@@ -117,3 +117,30 @@ def test_nothing_to_choose(known):
     assert choose([], known, 3, threshold=0.1, n_looked=4) == []
     assert choose([one], known, 0, threshold=1e-6, n_looked=4) == []
     assert choose([candidate(Atoms("He"))], known, 3, threshold=1e-6, n_looked=4) == []
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_relevance_decides_where_uncertainties_are_below_the_tolerance(known, dense, monkeypatch):
+    if not dense:
+        monkeypatch.setattr(choice, "_DENSE", 0)
+    images = [one for one in new_ones(16) if len(one) == 8][:6]  # labels of one cost
+    assert len(images) == 6
+    everything = [candidate(one) for one in images]
+    worth = {one.positions.tobytes(): float(k) for k, one in enumerate(images)}
+
+    def picked(n, wishes):
+        found = choose(everything, known, n, threshold=1e-6, n_looked=6, wishes=wishes)
+        return [next(k for k, a in enumerate(images) if a is one.atoms) for one, _ in found]
+
+    def relevance(atoms):
+        assert np.isfinite(atoms.get_potential_energy())
+        return worth[atoms.positions.tobytes()]
+
+    found = picked(6, Wishes(relevance=relevance, tolerance=1e6))
+    assert found == sorted(found, reverse=True)  # without those that say the same as a better one
+    assert found[0] == 5
+    assert len(found) > 2
+    found = picked(6, Wishes(relevance=lambda atoms: -relevance(atoms), tolerance=1e6))
+    assert found == sorted(found)
+    assert found[0] == 0
+    assert picked(6, Wishes(relevance=relevance, tolerance=1e-6)) == picked(6, None)

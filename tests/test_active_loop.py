@@ -24,6 +24,7 @@ from kernelpot.active.journal import Journal, JournalError, read_entries
 from kernelpot.active.judging import at_its_end, n_longer, prolonged
 from kernelpot.active.learner import ActiveLearner, replay
 from kernelpot.active.oracle_pool import _busy, _idle
+from kernelpot.active.scores import low_energy
 from kernelpot.active.structure_json import label_from_json, structure_hash
 from kernelpot.data_files import read_images
 from tests import active_run
@@ -376,6 +377,53 @@ def test_another_run_is_not_resumed(undisturbed):
         learner(undisturbed.folder, start=moving).run()
     with pytest.raises(JournalError, match="has a run"):
         learner(undisturbed.folder).run(resume=False)
+
+
+def test_a_threshold_that_follows_the_history(tmp_path):
+    """What is left after learning is in the journal, and an interruption changes nothing."""
+
+    def run(folder, most_labels=16, **more):
+        more = {"threshold": "history", "tolerance": 5e-4} | more
+        learner(
+            tmp_path / folder, start=bulk("Cu", cubic=True), most_labels=most_labels,
+            explorers=[short_dynamics(temperature=900.0, n_steps=60)], **more,
+        ).run()  # fmt: skip
+
+    run("whole")
+    left, n_followed = [], 0
+    for one in History(read_entries(tmp_path / "whole")).rounds:
+        last = left[-10:]
+        mean = np.mean(last) if last else 0.0
+        trend = np.polyfit(np.arange(len(last)), last, 1)[0] if len(last) == 10 else np.inf
+        if len(last) == 10 and np.std(last, ddof=1) < 0.4 * mean and abs(trend) < 0.2 * mean:
+            found = [explored["threshold"] for explored in one.explored.values()]
+            assert found == pytest.approx([mean] * len(found))
+            n_followed += 1
+        assert len(one.learned["left"]) == len(one.good)
+        left += one.learned["left"]
+    assert n_followed > 0
+    run("parts", 7)
+    run("parts")
+    assert labelled(tmp_path / "parts") == labelled(tmp_path / "whole")
+    with pytest.raises(JournalError, match="another threshold: history, now errors"):
+        run("whole", threshold="errors")
+
+
+def first_coordinate(atoms):
+    return float(atoms.positions[0, 0])
+
+
+def test_what_is_relevant_to_the_user(tmp_path):
+    """It is part of what the run is about."""
+    outcome = learner(tmp_path, more={"relevance": low_energy}, most_labels=6).run()
+    assert outcome.n_labels == 6
+    assert "low_energy" in History(read_entries(tmp_path)).settings["relevance"]
+    with pytest.raises(JournalError, match="has another relevance"):
+        learner(tmp_path, more={"relevance": first_coordinate}, most_labels=6).run()
+    with pytest.raises(ValueError, match="relevance counts with objective"):
+        learner(tmp_path, more={"relevance": low_energy}, objective="mean")
+    with pytest.raises(TypeError, match="the relevance must be a function"):
+        learner(tmp_path, more={"relevance": 3.0})
 
 
 def test_what_cannot_begin(tmp_path):

@@ -73,6 +73,18 @@ def test_constant_energy_dynamics():
     assert np.ptp(energies) < 0.004  # jumps of the model's errors, eV/atom
 
 
+def test_the_threshold_may_follow_what_is_left_after_learning():
+    """A tolerance that is out of reach does not ask the oracle at every step then."""
+    asked = {}
+    for threshold in ("tolerance", "history"):
+        atoms = bulk("Cu", cubic=True) * 2
+        thermalise(atoms, 900.0, 0)
+        atoms.calc = OnTheFlyCalculator(small_model(), EMT(), tolerance=1e-4, threshold=threshold)
+        VelocityVerlet(atoms, 3.0 * units.fs).run(40)
+        asked[threshold] = atoms.calc.n_labels
+    assert asked["history"] < 0.8 * asked["tolerance"]
+
+
 def test_thermostat_and_what_results_hold():
     atoms = bulk("Cu", cubic=True) * 2
     thermalise(atoms, 600.0, 1)

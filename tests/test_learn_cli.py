@@ -20,7 +20,7 @@ from kernelpot import load
 from kernelpot.active import FileOracle, LearnerSettings, Pool, Rattle, label_all
 from kernelpot.active.history import History
 from kernelpot.active.journal import Journal, read_entries
-from kernelpot.active.scores import violations
+from kernelpot.active.scores import low_energy, violations
 from kernelpot.descriptors import Soap
 from kernelpot.interfaces import learn_parts
 from kernelpot.interfaces import learn_schema as schema
@@ -30,6 +30,7 @@ from kernelpot.interfaces.learn_parts import (
     make_laws,
     make_observable,
     make_oracle,
+    make_relevance,
     make_start,
 )
 from kernelpot.interfaces.learn_settings import (
@@ -162,6 +163,12 @@ def test_tables_of_the_example_are_valid_too(name):
         assert [type(one) for one in checked] == [kinds[checked[0].kind]]
 
 
+def test_the_relevance_of_the_example_is_valid_too():
+    (raw,) = commented("[relevance]")
+    assert make_relevance(settings_of(**raw).relevance) is low_energy
+    assert make_relevance(settings_of().relevance) is None
+
+
 def test_the_observable_of_the_example_is_valid_too():
     (raw,) = commented("[observable]")
     assert learner_settings(settings_of(**raw)).observable_tolerance == 0.1
@@ -188,6 +195,8 @@ def test_the_observable_of_the_example_is_valid_too():
         ({"observable": {"function": "a.py:f"}}, "[observable] tolerance: missing (by how much"),
         ({"observable": {"function": 3, "tolerance": 1.0}}, "[observable] function: 3 was given"),
         ({"observable": 3}, "observable: 3 was given; allowed: a section [observable] with keys"),
+        ({"relevance": {}}, '[relevance] function: missing ("low_energy", or file and'),
+        ({"learn": {"threshold": "vasp"}}, "threshold: 'vasp' was given; allowed: 'errors' or"),
         ({"law": {"kind": "energy_below"}}, "[law] minimum: missing (no structure has"),
         ({"law": {"kind": "newton"}}, "[law] kind: 'newton' was given; allowed: 'energy_below'"),
         ({"lern": {}}, "[lern]: there is no such section; the nearest is [learn]"),
@@ -404,6 +413,9 @@ def test_laws_and_observables(tmp_path):
     np.testing.assert_allclose(observable([atoms, atoms]), 46.656)
     assert make_observable(settings_of().observable) is None
     assert make_laws(settings_of().law) == []
+    said_too = {"function": f"{path}:too_small"}
+    relevance = make_relevance(settings_of(relevance=said_too).relevance)
+    np.testing.assert_allclose(relevance(atoms), 12.0 - 11.664)
     for function, error, words in [
         ("volume", SettingsError, "allowed: .file.py:name., the name of a function"),
         ("no.py:volume", FileNotFoundError, "no file no.py"),
@@ -419,6 +431,9 @@ def test_laws_and_observables(tmp_path):
         with pytest.raises(error, match=words) as raised:
             make_observable(settings_of(observable={**said, "function": function}).observable)
         assert str(raised.value).startswith("[observable] function")
+        with pytest.raises(error, match=words) as raised:
+            make_relevance(settings_of(relevance={"function": function}).relevance)
+        assert str(raised.value).startswith("[relevance] function")
 
 
 # ------------------------------------------------------------------------------------- the runs

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kernelpot.active.on_the_fly import OnTheFlyCalculator
     from kernelpot.active.oracle import FileOracle, label_all
     from kernelpot.active.records import Candidate, Exploration, Label, Verdict
-    from kernelpot.active.scores import Law
+    from kernelpot.active.scores import Law, energy_below, low_energy, sum_differs
     from kernelpot.active.settings import LearnerSettings
 
 __all__ = [
@@ -39,8 +39,11 @@ __all__ = [
     "Relaxation",
     "UnsampledDirections",
     "Verdict",
+    "energy_below",
     "label_all",
+    "low_energy",
     "replay",
+    "sum_differs",
 ]
 
 _HOMES = {
@@ -63,8 +66,11 @@ _HOMES = {
     "Relaxation": "explorers.paths",
     "UnsampledDirections": "explorers.directions",
     "Verdict": "records",
+    "energy_below": "scores",
     "label_all": "oracle",
+    "low_energy": "scores",
     "replay": "learner",
+    "sum_differs": "scores",
 }
 
 

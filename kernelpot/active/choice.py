@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -14,7 +15,14 @@ from kernelpot.active.batches import Beside
 from kernelpot.active.costs import fit_label_cost
 from kernelpot.active.mean_variance import pick_for_mean
 from kernelpot.active.records import NEW_SPECIES, Candidate
-from kernelpot.active.scores import Law, violation_score, violations
+from kernelpot.active.scores import (
+    Law,
+    Relevance,
+    exploration_share,
+    relevances,
+    violation_score,
+    violations,
+)
 from kernelpot.calculator import Calculator
 from kernelpot.conventions import Covariance, Float, System, VarianceTerms
 from kernelpot.data import Structure, structures_from_atoms
@@ -23,7 +31,7 @@ from kernelpot.potential import KernelPotential
 from kernelpot.structure_prediction import covariance_of
 from kernelpot.variances import open_factors
 
-__all__ = ["choose", "evenly", "expected_error"]
+__all__ = ["Wishes", "choose", "evenly", "expected_error"]
 
 _DENSE = 1200
 """Numbers of candidates up to which their joint covariance is computed with what the inducing
@@ -39,6 +47,14 @@ _EXACT = "forces_error"
 """Reason of a candidate whose score is the present model's expected error over the threshold."""
 _ALWAYS = frozenset({"barrier", "given", "end", "too close", "energy", "volume", "fragments"})
 """Reasons for which a candidate stays one whatever its expected error."""
+
+
+class Wishes(NamedTuple):
+    """What counts beside what labels tell."""
+
+    laws: Sequence[Law] = ()  # violations add to the scores
+    relevance: Relevance | None = None
+    tolerance: float = 0.1  # eV/angstrom: the nearer uncertainties come to it, the more that counts
 
 
 def evenly(n: int, n_wanted: int) -> list[int]:
@@ -88,7 +104,7 @@ def choose(
     *,
     threshold: float,
     n_looked: int,
-    laws: Sequence[Law] = (),
+    wishes: Wishes | None = None,
     typical: Sequence[Candidate] = (),
     n_typical: int = 60,
 ) -> list[tuple[Candidate, float]]:
@@ -106,8 +122,8 @@ def choose(
         Expected error of a force above which a label is wanted, eV/angstrom.
     n_looked : int
         Candidates that are compared, those of the largest scores.
-    laws : Sequence[Law]
-        What is known of the true potential: violations add to the scores.
+    wishes : Wishes | None
+        What counts beside what labels tell.
     typical : Sequence[Candidate]
         Structures whose mean variance labels are to lower; they may be chosen, too. Empty to
         choose the candidates that tell most.
@@ -126,7 +142,7 @@ def choose(
         n_looked, n_typical = min(n_looked, most // 2), min(n_typical, most // 2)
     targets = [typical[k] for k in evenly(len(typical), n_typical)]
     return strange + _telling(
-        candidates, model, n - len(strange), threshold, n_looked, laws, targets
+        candidates, model, n - len(strange), threshold, n_looked, wishes or Wishes(), targets
     )
 
 
@@ -148,7 +164,7 @@ def _telling(
     n: int,
     threshold: float,
     n_looked: int,
-    laws: Sequence[Law],
+    wishes: Wishes,
     typical: Sequence[Candidate],
 ) -> list[tuple[Candidate, float]]:
     """Of known species: those that tell most together."""
@@ -164,9 +180,11 @@ def _telling(
         return []
     looked = [*unsure.values(), *(one for one, _ in targets)]
     noise = max(model.reference_noise_["forces"], _LEAST_NOISE)
-    beside = _beside([one.atoms for one in looked], Calculator(model), laws)
+    beside = _beside([one.atoms for one in looked], Calculator(model), wishes)
     if joint is None:
         factors = [_force_factors(model, one.atoms) for one in looked]
+        variance_r = np.concatenate([np.sum(one_rk**2, axis=1) for one_rk in factors])
+        beside = _weighed(beside, variance_r, wishes)
         picked = pick_by_factors(factors, noise, n, beside=beside)
     else:
         C_rr, structure_r = joint.between([*unsure, *range(len(met), len(met) + len(targets))])
@@ -174,6 +192,7 @@ def _telling(
             is_target_s = np.arange(len(looked)) >= len(unsure)
             picked = pick_for_mean(C_rr, structure_r, is_target_s, noise, n, beside=beside)
         else:
+            beside = _weighed(beside, np.maximum(np.diag(C_rr), 0.0), wishes)
             picked = pick_by_covariance(C_rr, structure_r, noise, n, beside=beside)
     told = zip(picked.picks, picked.information, strict=True)
     return [(looked[k], float(information)) for k, information in told]
@@ -240,20 +259,33 @@ def _largest(candidates: Sequence[Candidate], n: int) -> list[Candidate]:
     return [candidates[k] for k in np.sort(np.argsort(-score, kind="stable")[:n])]
 
 
-def _beside(images: list[Atoms], calculator: Calculator, laws: Sequence[Law]) -> Beside:
-    """Costs of labels, and laws that candidates violate."""
+def _weighed(beside: Beside, variance_r: Float, wishes: Wishes) -> Beside:
+    """With the weight of information against relevance.
+
+    What is below the tolerance is as good as noise to the user, who has said so.
+    """
+    if beside.relevance_s is None:
+        return beside
+    return beside._replace(gamma=exploration_share(variance_r, wishes.tolerance))
+
+
+def _beside(images: list[Atoms], calculator: Calculator, wishes: Wishes) -> Beside:
+    """Costs of labels, laws that candidates violate, and what these are worth to the user."""
     # By the number of atoms alone: with the seconds that labels took, two runs of the same seed,
     # or one that was interrupted and one that was not, would not choose the same.
     cost = fit_label_cost((), ())
     found = Beside(cost_s=cost.predict([len(atoms) for atoms in images]))
-    if not laws:
-        return found
+    laws, relevance = wishes.laws, wishes.relevance
     with_calculator = [atoms.copy() for atoms in images]
     for atoms in with_calculator:
         atoms.calc = copy.copy(calculator)
-    tolerance, weight = [law.tolerance for law in laws], [law.weight for law in laws]
-    violation_sk = violations(laws, with_calculator)
-    return found._replace(violation_s=violation_score(violation_sk, tolerance, weight))
+    if relevance is not None:
+        found = found._replace(relevance_s=relevances(relevance, with_calculator))
+    if laws:
+        tolerance, weight = [law.tolerance for law in laws], [law.weight for law in laws]
+        violation_sk = violations(laws, with_calculator)
+        found = found._replace(violation_s=violation_score(violation_sk, tolerance, weight))
+    return found
 
 
 def _force_factors(model: KernelPotential, atoms: Atoms) -> Float:

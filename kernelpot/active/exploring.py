@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from kernelpot.active.choice import choose
+from kernelpot.active.choice import Wishes, choose
 from kernelpot.active.explorers.protocol import Explorer, snapshot
 from kernelpot.active.explorers.static import Rattle
 from kernelpot.active.history import History
@@ -73,6 +73,7 @@ class Exploring:
         self._history, self._knowledge = history, knowledge
         self._write, self._tell = write, tell
         self._plan = Plan(task.start, task.explorers, task.settings, history, knowledge)
+        self._wishes = Wishes(task.laws, task.relevance, task.settings.tolerance)
         places = [] if task.observable is None else trajectories(task.explorers)
         self.observed = {e: task.explorers[e].name for e in places}
 
@@ -156,7 +157,7 @@ class Exploring:
             min(self._settings.batch, self._settings.most_labels - len(self._history.labels)),
             threshold=threshold,
             n_looked=self._settings.n_candidates,
-            laws=self._task.laws,
+            wishes=self._wishes,
             typical=[one for one in self._typical(number) if self._worth_asking(one.atoms)],
             n_typical=self._settings.n_typical,
         )

@@ -191,6 +191,27 @@ class Knowledge:
         self._calibrate()
         return learned(how, why)
 
+    def errors_left(self, n_last: int) -> list[float]:
+        """What is expected of the last structures now that they have been learned.
+
+        Parameters
+        ----------
+        n_last : int
+            How many of them.
+
+        Returns
+        -------
+        list[float]
+            Of each the largest expected error of a force, root mean square of a component,
+            eV/angstrom.
+        """
+        calculator = Calculator(self.model)
+        found = []
+        for atoms in self.images[len(self.images) - n_last :]:
+            error_nc = calculator.get_property("forces_error", atoms.copy())
+            found.append(float(np.sqrt(np.mean(error_nc**2, axis=1)).max()))
+        return found
+
     def _surprise(self, one: Structure, found: dict[str, tuple[Float, VarianceTerms]]) -> Surprise:
         """Of errors from before the label is learned."""
         calibration = self.model.calibration_

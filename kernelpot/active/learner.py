@@ -30,7 +30,7 @@ from kernelpot.active.knowledge import Knowledge
 from kernelpot.active.loop import Loop
 from kernelpot.active.oracle import end_processes
 from kernelpot.active.plan import fitting
-from kernelpot.active.scores import Law
+from kernelpot.active.scores import Law, Relevance
 from kernelpot.active.settings import LearnerSettings
 from kernelpot.active.stopping import Criterion
 from kernelpot.active.task import Observable, Task, Tell
@@ -74,6 +74,10 @@ class ActiveLearner:
         That is to converge; with ``observable_tolerance`` of the settings.
     laws : Sequence[Law]
         What is known of the true potential: violations add to the scores of candidates.
+    relevance : Relevance | None
+        What a structure is worth beside what its label tells: `low_energy`, or any function of
+        atoms with the model's calculator, larger is better. The nearer uncertainties come to the
+        tolerance, the more it counts.
     executor : Executor | None
         Where labels are computed; None for processes of this machine.
     tell : Tell | None
@@ -82,10 +86,12 @@ class ActiveLearner:
     Raises
     ------
     TypeError
-        If the model, settings, an explorer, a law or the observable is something else.
+        If the model, settings, an explorer, a law, the observable or the relevance is something
+        else.
     ValueError
         If there is nothing to start from, or no explorer, or one that can begin at no start; if a
-        structure cannot be used, or one of the labelled has no labels.
+        structure cannot be used, or one of the labelled has no labels; if a relevance comes with
+        ``objective="mean"``, which says by itself what counts.
     """
 
     def __init__(
@@ -100,6 +106,7 @@ class ActiveLearner:
         images: Sequence[Atoms] = (),
         observable: Observable | None = None,
         laws: Sequence[Law] = (),
+        relevance: Relevance | None = None,
         executor: Executor | None = None,
         tell: Tell | None = None,
     ):
@@ -107,9 +114,15 @@ class ActiveLearner:
         start = [start] if isinstance(start, Atoms) else list(start)
         explorers = [explorers] if hasattr(explorers, "explore") else list(explorers)
         laws = [laws] if isinstance(laws, Law) else list(laws)
-        _check_types(model, settings, explorers, laws, observable)
+        _check_types(model, settings, explorers, laws)
+        _check_functions(observable, relevance)
         if not start or not explorers:
             raise ValueError("active learning needs a start, at least one structure, and explorers")
+        if relevance is not None and settings.objective == "mean":
+            raise ValueError(
+                'relevance counts with objective = "largest" alone: "mean" says by itself which'
+                " structures count, those that explorations visit"
+            )
         if observable is not None and settings.observable_tolerance is None:
             raise ValueError(
                 "an observable needs observable_tolerance in the settings: by how much it may"
@@ -128,8 +141,8 @@ class ActiveLearner:
                 raise ValueError(f"{one.name} of the labelled structures has no labels")
         self.folder = Path(folder)
         self._task = Task(
-            model, oracle, start, explorers, settings, list(images), observable, laws, executor,
-            tell,
+            model, oracle, start, explorers, settings, list(images), observable, laws,
+            relevance, executor, tell,
         )  # fmt: skip
 
     def run(self, resume: bool | None = None) -> Outcome:
@@ -170,9 +183,7 @@ class ActiveLearner:
         )
 
 
-def _check_types(
-    model: Any, settings: Any, explorers: list[Any], laws: list[Any], observable: Any
-) -> None:
+def _check_types(model: Any, settings: Any, explorers: list[Any], laws: list[Any]) -> None:
     for title, one, kind in (
         ("the model", model, KernelPotential),
         ("settings", settings, LearnerSettings),
@@ -187,6 +198,14 @@ def _check_types(
                 "an explorer must have a name and a method explore, as Dynamics has, but one is"
                 f" {explorer!r}"
             )
+
+
+def _check_functions(observable: Any, relevance: Any) -> None:
+    if relevance is not None and not callable(relevance):
+        raise TypeError(
+            "the relevance must be a function of atoms, which gives a number, larger for what is"
+            f" worth more, but is {relevance!r}"
+        )
     if observable is not None and not callable(observable):
         raise TypeError(
             "the observable must be a function of frames, which gives a value for each, but is"

@@ -122,7 +122,11 @@ class Loop:
             )
         fingerprint = self.knowledge.fingerprint()
         if mine.learned is None:
-            self._write("learned", {"round": number, **_learned_json(learned, fingerprint)})
+            content = _learned_json(learned, fingerprint)
+            if self._settings.threshold == "history":
+                n_new = len(self.history.to_learn(number)) - len(learned.doubted)
+                content["left"] = self.knowledge.errors_left(n_new)
+            self._write("learned", {"round": number, **content})
             self._write_labels()
             if not self._saved:  # the first of this process: there is one from now on
                 self._save()
@@ -210,6 +214,7 @@ class Loop:
             "explorers": [in_words(one) for one in task.explorers],
             "model": model_in_words(task.model),
             "laws": [law._replace(violation=None)._asdict() for law in task.laws],
+            "relevance": None if task.relevance is None else in_words(task.relevance),
             "observable": None if task.observable is None else in_words(task.observable),
             "start": [structure_to_json(atoms) for atoms in task.start],
             "given": [structure_to_json(atoms) for atoms in task.images],

@@ -20,7 +20,7 @@ from kernelpot.active.oracle import label_all
 from kernelpot.active.records import Label
 from kernelpot.active.same_run import check_same, model_in_words
 from kernelpot.active.structure_json import label_to_json, structure_to_json
-from kernelpot.active.thresholds import force_tolerance, hold
+from kernelpot.active.thresholds import force_tolerance, from_history, hold
 from kernelpot.active.unphysical import Limits, Sanity
 from kernelpot.calculator import Calculator
 from kernelpot.potential import KernelPotential
@@ -56,6 +56,9 @@ class OnTheFlyCalculator(AseCalculator):
     tolerance : float
         Expected error of a force, root mean square of a component, above which the oracle is
         asked, eV/angstrom. It is sqrt(2) times what no label takes away where that is more.
+    threshold : str
+        "tolerance" for that alone; "history" for the mean of the errors that are still expected of
+        the last ten structures right after they were learned where that is more, as in VASP.
     n_first : int
         Labels before the first fit, where no `images` are given.
     images : Sequence[Atoms]
@@ -117,6 +120,7 @@ class OnTheFlyCalculator(AseCalculator):
         *,
         folder: str | PathLike[str] | None = None,
         tolerance: float = 0.1,
+        threshold: str = "tolerance",
         n_first: int = 4,
         images: Sequence[Atoms] = (),
         error_every: int = 20,
@@ -133,6 +137,8 @@ class OnTheFlyCalculator(AseCalculator):
                 raise ValueError(
                     f"{title} must be a whole number of at least {least}, but is {value!r}"
                 )
+        if threshold not in ("tolerance", "history"):
+            raise ValueError(f'threshold must be "tolerance" or "history", but is {threshold!r}')
         images = [images] if isinstance(images, Atoms) else list(images)
         if hasattr(model, "fitted_") and not images:
             raise ValueError(
@@ -148,6 +154,7 @@ class OnTheFlyCalculator(AseCalculator):
         self._knowledge = Knowledge(model, window)
         self._calculator: Calculator | None = None
         self._threshold: float | None = None
+        self._by_history, self._left = threshold == "history", list[float]()
         self._since, self._quiet, self._safe = 0, 0, 0.0
         self._sanity, self._too_close = Sanity(Limits()), False
         self._journal = None if folder is None else Journal(folder)
@@ -322,6 +329,8 @@ class OnTheFlyCalculator(AseCalculator):
     def _set_thresholds(self) -> None:
         """After learning: the error that counts, and the novelty up to which none is looked at."""
         proposed = force_tolerance(self.tolerance, floor=self._knowledge.least_error)
+        if self._by_history:
+            proposed = max(proposed, from_history(self._threshold or proposed, self._left))
         self._threshold = hold(self._threshold, proposed)
         self._sanity = Sanity(Limits(closest=self._knowledge.closest, volume=np.inf))
         self._safe = 0.0
@@ -364,7 +373,10 @@ class OnTheFlyCalculator(AseCalculator):
 
     def _learn(self, number: int) -> None:
         with one_blas_thread():  # as in a learner's run
-            learned = self._knowledge.learn(self._history.to_learn(number))
+            new = self._history.to_learn(number)
+            learned = self._knowledge.learn(new)
+            if self._by_history:
+                self._left += self._knowledge.errors_left(len(new) - len(learned.doubted))
         self._calculator = Calculator(self.model)
         self._set_thresholds()
         if self._history.round(number).learned is None:

@@ -15,7 +15,7 @@ from kernelpot.active.history import History, Round
 from kernelpot.active.knowledge import Knowledge
 from kernelpot.active.settings import LearnerSettings
 from kernelpot.active.structure_json import structure_from_json
-from kernelpot.active.thresholds import Band, force_tolerance
+from kernelpot.active.thresholds import Band, force_tolerance, from_history
 from kernelpot.active.triggers import Watch
 from kernelpot.active.unphysical import Limits, temperature_limit
 
@@ -117,6 +117,8 @@ class Plan:
         can be asked of it. A tolerance that no label will meet is found out by the plateau of the
         uncertainty, not foretold here: what a young model is never certain of an older one is.
 
+        Or it follows what is left after learning, once there is a history of it that is steady.
+
         Parameters
         ----------
         number : int
@@ -127,12 +129,19 @@ class Plan:
         float
             eV/angstrom.
         """
-        n_calm = sum(_calm(one) for one in self._history.rounds[:number])
-        return force_tolerance(
+        before = self._history.rounds[:number]
+        n_calm = sum(map(_calm, before))
+        threshold = force_tolerance(
             self._settings.tolerance,
             errors=self._knowledge.recent_errors,
             multiple=self._settings.multiple * 0.5 ** min(n_calm, 30),  # never zero
         )
+        if self._settings.threshold == "history":
+            left: list[float] = []
+            for one in before:
+                left += (one.learned or {}).get("left", ())
+                threshold = from_history(threshold, left)
+        return max(threshold, self._settings.tolerance)
 
     def begin(self, number: int, e: int) -> tuple[Atoms, int] | None:
         """Where an explorer begins: where it came to in the last round, or at a start.

@@ -20,8 +20,11 @@ log = logging.getLogger("kernelpot")
 
 __all__ = [
     "Law",
+    "Relevance",
     "energy_below",
     "exploration_share",
+    "low_energy",
+    "relevances",
     "sum_differs",
     "uncertainty",
     "violation_score",
@@ -36,6 +39,10 @@ class Law(NamedTuple):
     violation: Callable[[Atoms], ArrayLike]  # 0 where it holds; of an array the largest counts
     tolerance: float  # in its unit: a violation by so much adds half of the weight
     weight: float = 1.0  # 1 is as much as the most informative candidate's information
+
+
+Relevance = Callable[[Atoms], float]
+"""Of a structure with the model's calculator: what it is worth to the user, larger is better."""
 
 
 def energy_below(minimum: float) -> Callable[[Atoms], float]:
@@ -56,6 +63,22 @@ def energy_below(minimum: float) -> Callable[[Atoms], float]:
         return max(minimum - atoms.get_potential_energy() / len(atoms), 0.0)
 
     return violation
+
+
+def low_energy(atoms: Atoms) -> float:
+    """What a structure is worth where low energies count, as in searches for structures.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        With a calculator.
+
+    Returns
+    -------
+    float
+        Its energy per atom, negative, eV: it compares structures of one composition.
+    """
+    return -atoms.get_potential_energy() / len(atoms)
 
 
 def sum_differs(name: str, total: float = 0.0) -> Callable[[Atoms], float]:
@@ -121,6 +144,43 @@ def violations(laws: Sequence[Law], images: Sequence[Atoms]) -> Float:
         if np.isnan(found_sk[:, k]).all():
             log.warning("the law %s could be evaluated for no candidate (%s)", laws[k].name, reason)
     return found_sk
+
+
+def relevances(relevance: Relevance, images: Sequence[Atoms]) -> Float:
+    """What structures are worth to the user.
+
+    Parameters
+    ----------
+    relevance : Relevance
+        Larger is better.
+    images : Sequence[Atoms]
+        Candidates, with what it asks for: a calculator, arrays.
+
+    Returns
+    -------
+    Float
+        One per candidate, finite: as little as that of the least where there is no number.
+
+    Raises
+    ------
+    ValueError
+        If it fails otherwise than with numbers, or gives something else.
+    """
+    found_s = np.full(len(images), np.nan)
+    for s, atoms in enumerate(images):
+        try:
+            value = relevance(atoms)
+        except (ValueError, ArithmeticError):
+            continue  # a structure that a calculator refuses has no number, and nobody to ask
+        except Exception as error:
+            raise ValueError(f"the relevance failed ({type(error).__name__}: {error})") from error
+        try:
+            found_s[s] = float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the relevance must be one number, but is {value!r}") from error
+    known_s = np.isfinite(found_s)
+    least = found_s[known_s].min() if known_s.any() else 0.0
+    return np.where(known_s, found_s, least)
 
 
 def uncertainty(variance_r: ArrayLike, structure_r: ArrayLike, of: str = "largest") -> Float:

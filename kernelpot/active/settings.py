@@ -22,6 +22,10 @@ class LearnerSettings:
         A model that has just begun takes structures for candidates from so many times its present
         errors on, so that it comes away from its first structures. Each round that finds nothing
         halves it.
+    threshold : str
+        What the threshold follows, once there are labels: "errors", the present errors, by
+        `multiple`; or "history", the mean of the errors that are still expected of the last ten
+        structures right after they were learned, as in VASP. It is never below the tolerance.
     upper : float
         Explorers end where the expected error is so many times the threshold, and more than a fifth
         of a typical force of the labels.
@@ -78,6 +82,7 @@ class LearnerSettings:
 
     tolerance: float = 0.1
     multiple: float = 1.5
+    threshold: Literal["errors", "history"] = "errors"
     upper: float = 2.0
     objective: Literal["largest", "mean"] = "largest"
     batch: int = 4
@@ -110,6 +115,8 @@ class LearnerSettings:
             raise ValueError(f"upper is a multiple of the threshold, at least 1: {self.upper!r}")
         if self.objective not in ("largest", "mean"):
             raise ValueError(f'objective must be "largest" or "mean", but is {self.objective!r}')
+        if self.threshold not in ("errors", "history"):
+            raise ValueError(f'threshold must be "errors" or "history", but is {self.threshold!r}')
         if not 0.0 <= self.strain <= 0.5:
             raise ValueError(
                 f"strain must be between 0 and 0.5 (0.02: two per cent): {self.strain!r}"

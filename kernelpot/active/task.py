@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ase import Atoms
 
 from kernelpot.active.explorers.protocol import Explorer
-from kernelpot.active.scores import Law
+from kernelpot.active.scores import Law, Relevance
 from kernelpot.active.settings import LearnerSettings
 from kernelpot.potential import KernelPotential
 
@@ -39,5 +39,6 @@ class Task(NamedTuple):
     images: list[Atoms]
     observable: Observable | None
     laws: Sequence[Law]
+    relevance: Relevance | None
     executor: Executor | None
     tell: Tell | None

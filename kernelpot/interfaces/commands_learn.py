@@ -83,6 +83,7 @@ def learn(config: Path | None, given: Mapping[str, Mapping[str, Any]], *, resume
         make_laws,
         make_observable,
         make_oracle,
+        make_relevance,
         make_start,
     )
     from kernelpot.interfaces.learn_settings import (
@@ -106,7 +107,7 @@ def learn(config: Path | None, given: Mapping[str, Mapping[str, Any]], *, resume
             outcome = ActiveLearner(
                 unfitted_model(settings), oracle, start, explorers, folder,
                 settings=learner_settings(settings), images=labelled, observable=observable,
-                laws=laws, tell=tell,
+                laws=laws, relevance=make_relevance(settings.relevance), tell=tell,
             ).run(resume)  # fmt: skip
     except RunLockedError as error:
         raise FileExistsError(str(error)) from error

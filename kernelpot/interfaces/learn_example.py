@@ -30,6 +30,7 @@ _GIVEN: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 }
 """Values for keys without defaults, by section and kind."""
 _OBSERVABLE = {"function": "observables.py:pressure", "tolerance": 0.1}
+_RELEVANCE = {"function": "low_energy"}
 
 
 def learn_example() -> str:
@@ -56,6 +57,8 @@ def learn_example() -> str:
         "", "# What is known of the true potential: candidates that violate it are more worth a",
         "# label. As many tables as you like.",
         *_others("law", "", "[[law]]"),
+        "", "# What structures are worth beside what their labels tell.",
+        *_commented(["[relevance]", *lines_of(of["relevance"], given=_RELEVANCE)]),
         "", "# What must have converged, too, before the run ends.",
         *_commented(["[observable]", *lines_of(of["observable"], given=_OBSERVABLE)]),
         "", "[descriptor]", *lines_of(LEARN_LAYOUT.tables["descriptor"]["soap"]),

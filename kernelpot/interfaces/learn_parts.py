@@ -15,7 +15,7 @@ from ase import Atoms
 
 from kernelpot.active.explorers.protocol import Explorer
 from kernelpot.active.oracle_files import FileOracle
-from kernelpot.active.scores import Law, energy_below
+from kernelpot.active.scores import Law, Relevance, energy_below, low_energy
 from kernelpot.active.task import Observable
 from kernelpot.data import read_images
 from kernelpot.dynamics import bare_copy, parse_supercell
@@ -23,12 +23,20 @@ from kernelpot.interfaces.learn_schema import (
     EXPLORERS,
     FROM_FILES,
     ObservableSettings,
+    RelevanceSettings,
     StartSettings,
 )
 from kernelpot.interfaces.settings import SettingsError
 from kernelpot.interfaces.settings_errors import place_of
 
-__all__ = ["make_explorers", "make_laws", "make_observable", "make_oracle", "make_start"]
+__all__ = [
+    "make_explorers",
+    "make_laws",
+    "make_observable",
+    "make_oracle",
+    "make_relevance",
+    "make_start",
+]
 
 
 def make_start(settings: StartSettings) -> tuple[list[Atoms], list[Atoms]]:
@@ -223,6 +231,29 @@ def make_observable(settings: ObservableSettings | None) -> Observable | None:
         If there is no such function where the settings say.
     """
     return None if settings is None else _loaded("[observable] function", settings.function)
+
+
+def make_relevance(settings: RelevanceSettings | None) -> Relevance | None:
+    """What structures are worth beside what their labels tell.
+
+    Parameters
+    ----------
+    settings : RelevanceSettings | None
+        The section, where there is one.
+
+    Returns
+    -------
+    Relevance | None
+        Of atoms.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such function where the settings say.
+    """
+    if settings is None or settings.function == "low_energy":
+        return low_energy if settings else None
+    return _loaded("[relevance] function", settings.function)
 
 
 def make_laws(tables: list[Any]) -> list[Law]:

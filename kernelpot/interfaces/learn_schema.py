@@ -39,6 +39,7 @@ __all__ = [
     "LEARN_LAYOUT",
     "LearnFileSettings",
     "ObservableSettings",
+    "RelevanceSettings",
     "StartSettings",
 ]
 
@@ -62,6 +63,10 @@ def _defaults(cls: type) -> dict[str, Any]:
 _LEARN = {
     "tolerance": (Positive, "expected error of a force below which no label is wanted, eV/A"),
     "multiple": (Positive, "a young model wants labels from so many times its errors on"),
+    "threshold": (
+        Literal["errors", "history"],
+        "what it follows: present errors, or those left after learning, as in VASP",
+    ),
     "upper": (
         Annotated[float, Field(ge=1.0, allow_inf_nan=False)],
         "explorers end at so many times the threshold, and above a fifth of a typical force",
@@ -355,6 +360,15 @@ class ObservableSettings(Section):
     )
 
 
+class RelevanceSettings(Section):
+    """What structures are worth beside what their labels tell."""
+
+    function: str = Field(
+        description='"low_energy", or file and name, "file.py:name", of a function of atoms with'
+        " the model's calculator: a number, larger for what is worth more",
+    )
+
+
 class RunSettings(Section):
     """What is written."""
 
@@ -381,6 +395,7 @@ class LearnFileSettings(PotentialSettings):
     learn: LearnSettings = Field(default_factory=LearnSettings)
     explore: Annotated[list[_any_of(_EXPLORER_TABLES)], Field(min_length=1)]
     law: list[_any_of(_LAW_TABLES)] = Field(default_factory=list)
+    relevance: RelevanceSettings | None = None
     observable: ObservableSettings | None = None
     output: RunSettings = Field(default_factory=RunSettings)
 
@@ -389,6 +404,7 @@ LEARN_LAYOUT = Layout(
     {
         "start": StartSettings,
         "learn": LearnSettings,
+        "relevance": RelevanceSettings,
         "observable": ObservableSettings,
         "model": ModelSettings,
         "output": RunSettings,
