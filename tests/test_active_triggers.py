@@ -17,7 +17,6 @@ from kernelpot import Calculator
 from kernelpot.active.records import Verdict
 from kernelpot.active.thresholds import (
     Band,
-    band_above,
     fit_novelty_map,
     force_tolerance,
     from_history,
@@ -97,13 +96,6 @@ def test_tolerance_is_what_can_be_asked_for():
 def test_tolerance_refuses(options):
     with pytest.raises(ValueError, match=r"tolerance|errors|multiple|floor"):
         force_tolerance(**options)
-
-
-def test_bands():
-    assert band_above(0.1) == Band(0.1, 0.2)
-    for bad in ((0.0, 2.0), (1.0, 0.5), (math.nan, 2.0)):
-        with pytest.raises(ValueError, match="band"):
-            band_above(*bad)
 
 
 def test_novelty_map_of_no_and_few_pairs():
@@ -512,9 +504,10 @@ def test_watching_dynamics_of_a_model(emt_model, emt_images):
     atoms.calc = Calculator(emt_model)
     atoms.get_forces()
     rest = float(atoms.calc.results["novelty"].max())
+    unlike = max(4.0 * rest, 0.01)
     watch = Watch(
-        novelty=band_above(max(4.0 * rest, 0.01), 8.0),
-        error=band_above(0.5, 8.0),
+        novelty=Band(unlike, 8.0 * unlike),
+        error=Band(0.5, 4.0),
         uncertainty="forces_std",
         limits=Limits(known_distances(emt_images)),
         cooldown=5,

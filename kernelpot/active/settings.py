@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Literal
 
 __all__ = ["LearnerSettings"]
 
@@ -136,13 +136,3 @@ class LearnerSettings:
                 )
         if self.time_limit is not None and not self.time_limit > 0.0:
             raise ValueError(f"time_limit must be above zero (s), or none: {self.time_limit!r}")
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready.
-
-        Returns
-        -------
-        dict[str, Any]
-            By name.
-        """
-        return dataclasses.asdict(self)

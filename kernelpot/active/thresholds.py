@@ -21,7 +21,6 @@ from kernelpot.conventions import Float, as_float
 __all__ = [
     "Band",
     "NoveltyMap",
-    "band_above",
     "fit_novelty_map",
     "force_tolerance",
     "from_history",
@@ -46,31 +45,6 @@ class Band(NamedTuple):
 
     lower: float = math.inf
     upper: float = math.inf
-
-
-def band_above(lower: float, ratio: float = 2.0) -> Band:
-    """A band from its lower threshold.
-
-    Parameters
-    ----------
-    lower : float
-        Positive.
-    ratio : float
-        Of the upper one to it, 1 or more; VASP's is 2 (ML_CDOUB).
-
-    Returns
-    -------
-    Band
-        Of both.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range.
-    """
-    if not (lower > 0.0 and ratio >= 1.0):
-        raise ValueError(f"a band needs lower > 0 and ratio >= 1; got {lower!r} and {ratio!r}")
-    return Band(lower, ratio * lower)
 
 
 def force_tolerance(
