@@ -297,8 +297,8 @@ def dft(seed, folder, most):
         "dft", seed, folder, model, pbe, start,
         [Rattle(displacement=0.02, strain=0.05, n=20),
          Dynamics(temperature=300.0, pressure=(5.0, -5.0), n_steps=1000)],
-        tolerance=0.01, n_initial=4, displacement=0.03, strain=0.05, batch=4, most_labels=most,
-        final_steps=0,
+        tolerance=0.01, stress_tolerance=0.1, n_initial=4, displacement=0.03, strain=0.05, batch=4,
+        most_labels=most, final_steps=0,
     )  # fmt: skip
     constant, modulus = equation_of_state(Calculator(model))
     reference = equation_of_state(pbe())

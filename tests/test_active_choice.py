@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from numpy.testing import assert_allclose
 
 import kernelpot.active.choice as choice
@@ -144,3 +145,36 @@ def test_relevance_decides_where_uncertainties_are_below_the_tolerance(known, de
     assert found == sorted(found)
     assert found[0] == 0
     assert picked(6, Wishes(relevance=relevance, tolerance=1e-6)) == picked(6, None)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_stresses_make_candidates_and_tell(known, dense, monkeypatch):
+    """Crystals at other volumes, without forces, beside rattled ones at the known volume."""
+    if not dense:
+        monkeypatch.setattr(choice, "_DENSE", 0)
+    volumes = [bulk("Cu", a=a, cubic=True) for a in (3.5, 4.0, 4.2)]
+    rattled = [bulk("Cu", a=3.8, cubic=True) for _ in range(3)]
+    for k, atoms in enumerate(rattled):
+        atoms.rattle(0.1, seed=k)
+    cluster = Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]])  # has no stress
+    everything = [candidate(one) for one in (*volumes, *rattled, cluster)]
+    threshold, area = 1e-4, 500.0
+    scores = {}
+    for wishes in (Wishes(), Wishes(area=area)):
+        found = choose(everything, known, 7, threshold=threshold, n_looked=7, wishes=wishes)
+        for one, information in found:
+            expected = expected_error(Calculator(known), one.atoms, wishes.area).max()
+            assert one.score == pytest.approx(expected / threshold, rel=1e-6)
+            assert information > 0.0
+        scores[wishes.area] = {id(one.atoms): one.score for one, _ in found}
+    # No force acts on their atoms, of which the model is certain.
+    assert not any(id(one) in scores[0.0] for one in volumes)
+    assert any(id(one) in scores[area] for one in volumes)
+    # Beside a threshold that forces are below, it is the volumes alone that are wanted.
+    forces = [expected_error(Calculator(known), one.atoms).max() for one in everything]
+    wanted = choose(
+        everything, known, 7, threshold=1.01 * max(forces), n_looked=7, wishes=Wishes(area=area)
+    )
+    assert wanted
+    assert all(any(one.atoms is kept for kept in (*volumes, *rattled)) for one, _ in wanted)
+    assert choose(everything, known, 7, threshold=1.01 * max(forces), n_looked=7) == []

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from kernelpot import load
+from kernelpot import Calculator, load
 from kernelpot.active.explorers.paths import Relaxation
 from kernelpot.active.explorers.static import Pool, Rattle
 from kernelpot.active.history import History, Round
@@ -407,6 +407,33 @@ def test_a_threshold_that_follows_the_history(tmp_path):
     assert labelled(tmp_path / "parts") == labelled(tmp_path / "whole")
     with pytest.raises(JournalError, match="another threshold: history, now errors"):
         run("whole", threshold="errors")
+
+
+def test_stresses_are_learned_where_they_count(tmp_path):
+    """Of strained crystals whose atoms hardly move, forces say nothing."""
+    strained = [Rattle(displacement=0.001, strain=0.08, n=6)]
+    n_labels, errors = [], []
+    for stress_tolerance in (None, 0.2):
+        folder = tmp_path / str(stress_tolerance)
+        outcome = learner(
+            folder, start=bulk("Cu", cubic=True), explorers=strained, tolerance=0.05,
+            stress_tolerance=stress_tolerance, strain=0.005, multiple=1e-3, most_labels=12,
+            plateau_rounds=4,
+        ).run()  # fmt: skip
+        n_labels.append(outcome.n_labels)
+        squares = []
+        for scale in (0.94, 0.97, 1.03, 1.06):
+            atoms = bulk("Cu", cubic=True)
+            atoms.set_cell(scale * atoms.cell.array, scale_atoms=True)
+            truth = label(atoms.copy()).get_stress()
+            atoms.calc = Calculator(outcome.model)
+            squares.append(np.mean((atoms.get_stress() - truth) ** 2))
+        errors.append(np.sqrt(np.mean(squares)) / units.GPa)
+    assert n_labels[0] == 3  # the first ones
+    assert n_labels[1] > 5
+    assert errors[1] < 0.3 * errors[0]
+    rounds = History(read_entries(folder)).rounds
+    assert "stress_error" in {pick["reason"] for one in rounds for pick in one.picked}
 
 
 def first_coordinate(atoms):

@@ -80,7 +80,7 @@ def test_the_threshold_may_follow_what_is_left_after_learning():
         atoms = bulk("Cu", cubic=True) * 2
         thermalise(atoms, 900.0, 0)
         atoms.calc = OnTheFlyCalculator(small_model(), EMT(), tolerance=1e-4, threshold=threshold)
-        VelocityVerlet(atoms, 3.0 * units.fs).run(40)
+        VelocityVerlet(atoms, 3.0 * units.fs).run(25)
         asked[threshold] = atoms.calc.n_labels
     assert asked["history"] < 0.8 * asked["tolerance"]
 

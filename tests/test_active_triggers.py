@@ -446,6 +446,29 @@ def test_errors_as_calibrated_or_standard_deviations():
     assert found["forces_std"] == Verdict(False, False, "", pytest.approx(0.6))
 
 
+def test_stresses_count_as_forces_on_an_area(emt_model, emt_images):
+    """An expanded crystal, on whose atoms no force acts, is unsure by its stress alone."""
+    atoms = bulk("Cu", a=4.1, cubic=True)
+    atoms.calc = Calculator(emt_model)
+    atoms.get_potential_energy()
+    stress_error = np.sqrt(np.mean(atoms.calc.get_property("stress_error", atoms) ** 2))
+    force_error = np.sqrt((atoms.calc.get_property("forces_error", atoms) ** 2).mean(axis=1).max())
+    area = 3.0 * force_error / stress_error
+    found = {
+        area: Watch(error=Band(2.0 * force_error), area=area, std_every=1)(atoms)
+        for area in (0.0, 0.5 * area, area)
+    }
+    assert found[0.0] == Verdict(False, False, "", pytest.approx(0.5))
+    assert found[0.5 * area] == Verdict(False, False, "", pytest.approx(0.75))
+    assert found[area] == Verdict(False, True, "stress_error", pytest.approx(1.5))
+    found = Watch(error=Band(1e-6), area=area, std_every=1, uncertainty="forces_std")(atoms)
+    assert found.reason == "stress_std"
+    cluster = emt_images[-1].copy()  # without a volume
+    cluster.calc = Calculator(emt_model)
+    cluster.get_potential_energy()
+    assert Watch(error=Band(1e-6), area=1e6, std_every=1)(cluster).reason == "forces_error"
+
+
 def test_neighbouring_frames_are_not_all_candidates():
     watch = Watch(novelty=Band(0.1, 1.0), cooldown=20, leap=1.5)
     found = [watch(seen(novelty=0.12)).unsure for _ in range(45)]
@@ -491,6 +514,8 @@ def test_verdicts_follow_from_what_was_seen(novelties, lower, ratio, cooldown):
         {"leap": 0.5},
         {"uncertainty": "stress_std"},
         {"std_every": -1},
+        {"area": -1.0},
+        {"area": math.inf},
     ],
 )
 def test_settings_that_make_no_sense(options):

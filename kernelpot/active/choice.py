@@ -43,8 +43,8 @@ _OF_NEW = 2
 """Structures of the same new species that are labelled at once: the first tells what they are."""
 _LEAST_NOISE = 1e-3
 """eV/angstrom: labels of an oracle have none, but a fit to them does."""
-_EXACT = "forces_error"
-"""Reason of a candidate whose score is the present model's expected error over the threshold."""
+_EXACT = frozenset({"forces_error", "stress_error"})
+"""Reasons of a candidate whose score is the present model's expected error over the threshold."""
 _ALWAYS = frozenset({"barrier", "given", "end", "too close", "energy", "volume", "fragments"})
 """Reasons for which a candidate stays one whatever its expected error."""
 
@@ -54,6 +54,7 @@ class Wishes(NamedTuple):
 
     laws: Sequence[Law] = ()  # violations add to the scores
     relevance: Relevance | None = None
+    area: float = 0.0  # angstrom^2: errors of stresses count as those of forces on it
     tolerance: float = 0.1  # eV/angstrom: the nearer uncertainties come to it, the more that counts
 
 
@@ -75,8 +76,10 @@ def evenly(n: int, n_wanted: int) -> list[int]:
     return np.unique(np.linspace(0, n - 1, min(n_wanted, n)).astype(int)).tolist()
 
 
-def expected_error(calculator: Calculator, atoms: Atoms) -> Float | None:
+def expected_error(calculator: Calculator, atoms: Atoms, area: float = 0.0) -> Float | None:
     """Expected error of the force on each atom, root mean square of a component.
+
+    Where stresses count, it is that of the force of the stress on an area where that is more.
 
     Parameters
     ----------
@@ -84,17 +87,28 @@ def expected_error(calculator: Calculator, atoms: Atoms) -> Float | None:
         Of a calibrated model.
     atoms : Atoms
         Any structure.
+    area : float
+        Angstrom^2; 0 where forces alone count.
 
     Returns
     -------
     Float | None
         Shape (n_atoms,), eV/angstrom; None of atoms that are no structure any more.
     """
+    atoms = atoms.copy()
     try:
-        error_nc = calculator.get_property("forces_error", atoms.copy())
+        error_n = _rms(calculator.get_property("forces_error", atoms))
+        if area > 0.0 and atoms.pbc.all():
+            on_area = area * _rms(calculator.get_property("stress_error", atoms))
+            error_n = np.maximum(error_n, on_area)
     except ValueError:
         return None
-    return np.sqrt(np.mean(error_nc**2, axis=1))
+    return error_n
+
+
+def _rms(values: Float) -> Float:
+    """Root mean square over the last axis."""
+    return np.sqrt(np.mean(values**2, axis=-1))
 
 
 def choose(
@@ -174,38 +188,56 @@ def _telling(
     if not met or n < 1:
         return []
     targets = _described(typical, model)
-    joint = _joint([*met, *targets], model, needed=bool(targets))
-    unsure = _unsure(met, joint, model, threshold)
+    joint = _joint([*met, *targets], model, wishes.area, needed=bool(targets))
+    unsure = _unsure(met, joint, model, threshold, wishes.area)
     if not unsure:
         return []
     looked = [*unsure.values(), *(one for one, _ in targets)]
-    noise = max(model.reference_noise_["forces"], _LEAST_NOISE)
     beside = _beside([one.atoms for one in looked], Calculator(model), wishes)
     if joint is None:
-        factors = [_force_factors(model, one.atoms) for one in looked]
+        found = [_factors(model, one.atoms, wishes.area) for one in looked]
+        factors, is_stress_r = [rows for rows, _ in found], np.concatenate([k for _, k in found])
         variance_r = np.concatenate([np.sum(one_rk**2, axis=1) for one_rk in factors])
         beside = _weighed(beside, variance_r, wishes)
-        picked = pick_by_factors(factors, noise, n, beside=beside)
+        noise_r = _noise(model, is_stress_r, wishes.area)
+        picked = pick_by_factors(factors, noise_r, n, beside=beside)
     else:
-        C_rr, structure_r = joint.between([*unsure, *range(len(met), len(met) + len(targets))])
+        places = [*unsure, *range(len(met), len(met) + len(targets))]
+        C_rr, structure_r = joint.between(places)
+        is_stress_r = joint.kind_r[np.isin(joint.structure_r, places)] == "stress"
+        scale_r = np.where(is_stress_r, wishes.area, 1.0)
+        C_rr = C_rr * np.outer(scale_r, scale_r)
+        noise_r = _noise(model, is_stress_r, wishes.area)
         if targets:
             is_target_s = np.arange(len(looked)) >= len(unsure)
-            picked = pick_for_mean(C_rr, structure_r, is_target_s, noise, n, beside=beside)
+            picked = pick_for_mean(C_rr, structure_r, is_target_s, noise_r, n, beside=beside)
         else:
             beside = _weighed(beside, np.maximum(np.diag(C_rr), 0.0), wishes)
-            picked = pick_by_covariance(C_rr, structure_r, noise, n, beside=beside)
+            picked = pick_by_covariance(C_rr, structure_r, noise_r, n, beside=beside)
     told = zip(picked.picks, picked.information, strict=True)
     return [(looked[k], float(information)) for k, information in told]
 
 
+def _noise(model: KernelPotential, is_stress_r: Float, area: float) -> Float:
+    """Of labels of forces, and of those of stresses on the area, eV/angstrom."""
+    noise = model.reference_noise_
+    of_stress = area * noise["stress"] if area > 0.0 else 0.0
+    return np.maximum(np.where(is_stress_r, of_stress, noise["forces"]), _LEAST_NOISE)
+
+
 def _joint(
-    described: Sequence[tuple[Candidate, Structure]], model: KernelPotential, *, needed: bool
+    described: Sequence[tuple[Candidate, Structure]],
+    model: KernelPotential,
+    area: float,
+    *,
+    needed: bool,
 ) -> Covariance | None:
     """One look for what is expected of each, and of any two together; None of too much."""
     structures = [structure for _, structure in described]
     if not needed and 3 * sum(one.n_atoms for one in structures) > _DENSE:
         return None
-    return covariance_of(model.predictor_, structures, ["forces"])
+    kinds = ["forces", "stress"] if area > 0.0 else ["forces"]
+    return covariance_of(model.predictor_, structures, kinds)
 
 
 def _unsure(
@@ -213,16 +245,17 @@ def _unsure(
     joint: Covariance | None,
     model: KernelPotential,
     threshold: float,
+    area: float,
 ) -> dict[int, Candidate]:
     """By their places those worth a label, with their scores as they are now."""
     calculator = Calculator(model)
     found = {}
     for k, (one, structure) in enumerate(met):
-        if one.reason != _EXACT:
+        if one.reason not in _EXACT:
             error_n = (
-                expected_error(calculator, one.atoms)
+                expected_error(calculator, one.atoms, area)
                 if joint is None
-                else _expected(joint, k, structure, model)
+                else _expected(joint, k, structure, model, area)
             )
             if error_n is None:
                 continue
@@ -245,12 +278,20 @@ def _described(
     return found
 
 
-def _expected(joint: Covariance, k: int, structure: Structure, model: KernelPotential) -> Float:
+def _expected(
+    joint: Covariance, k: int, structure: Structure, model: KernelPotential, area: float
+) -> Float:
     """`expected_error` of one of several structures whose covariances are known."""
-    mine = joint.structure_r == k
-    terms = VarianceTerms(*(term_r[mine].reshape(-1, 3) for term_r in joint.terms))
-    error_nc = model.calibration_.std("forces", terms, structure.numbers_n)
-    return np.sqrt(np.mean(error_nc**2, axis=1))
+
+    def std(kind: str, *shape: int) -> Float:
+        mine = (joint.structure_r == k) & (joint.kind_r == kind)
+        terms = VarianceTerms(*(term_r[mine].reshape(shape) for term_r in joint.terms))
+        return model.calibration_.std(kind, terms, structure.numbers_n)
+
+    error_n = _rms(std("forces", -1, 3))
+    if area > 0.0 and structure.periodic:
+        error_n = np.maximum(error_n, area * _rms(std("stress", 6)))
+    return error_n
 
 
 def _largest(candidates: Sequence[Candidate], n: int) -> list[Candidate]:
@@ -288,8 +329,14 @@ def _beside(images: list[Atoms], calculator: Calculator, wishes: Wishes) -> Besi
     return found
 
 
-def _force_factors(model: KernelPotential, atoms: Atoms) -> Float:
+def _factors(model: KernelPotential, atoms: Atoms, area: float) -> tuple[Float, Float]:
+    """Low-rank factors of what is open of forces and stresses on the area; which are stresses."""
     predictor = model.predictor_
     pairs = find_pairs(atoms.positions, atoms.cell.array, atoms.pbc, predictor.cutoff)
     system = System(predictor.species_of(atoms.numbers), pairs)
-    return open_factors(predictor.process, system, ["forces"])
+    rows_rk = open_factors(predictor.process, system, ["forces"])
+    n_forces = len(rows_rk)
+    if area > 0.0 and atoms.pbc.all():
+        strain_rk = open_factors(predictor.process, system, ["stress"])
+        rows_rk = np.concatenate([rows_rk, area / atoms.get_volume() * strain_rk])
+    return rows_rk, np.arange(len(rows_rk)) >= n_forces

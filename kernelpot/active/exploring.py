@@ -73,7 +73,9 @@ class Exploring:
         self._history, self._knowledge = history, knowledge
         self._write, self._tell = write, tell
         self._plan = Plan(task.start, task.explorers, task.settings, history, knowledge)
-        self._wishes = Wishes(task.laws, task.relevance, task.settings.tolerance)
+        self._wishes = Wishes(
+            task.laws, task.relevance, task.settings.area, task.settings.tolerance
+        )
         places = [] if task.observable is None else trajectories(task.explorers)
         self.observed = {e: task.explorers[e].name for e in places}
 
@@ -140,7 +142,7 @@ class Exploring:
             )
             candidates += found.candidates
             observable = self._task.observable if e in self.observed else None
-            judged = judged_by(found, watch.looks, calculator, self._settings.n_looked, observable)
+            judged = judged_by(found, watch.looks, calculator, self._settings, observable)
             if self._settings.objective == "mean":
                 typical = typical_of(found, explorer.name)
                 judged["typical"] = [candidate_to_json(one, np.nan) for one in typical]
@@ -203,7 +205,9 @@ class Exploring:
                     watch,
                     np.random.default_rng([self._settings.random_state, number, e, s, 1]),
                 )
-                of_run, strange = final_scores(found, calculator, threshold, explorer.name)
+                of_run, strange = final_scores(
+                    found, calculator, threshold, explorer.name, self._settings.area
+                )
                 scores.append(of_run)
                 outside += strange
         outside.sort(key=lambda one: -one.score)

@@ -54,7 +54,7 @@ def judged_by(
     found: Exploration,
     looks: Sequence[float],
     calculator: Calculator,
-    n_looked: int,
+    settings: LearnerSettings,
     observable: Observable | None,
 ) -> dict[str, Any]:
     """The numbers by which an exploration is judged, without its frames.
@@ -67,9 +67,9 @@ def judged_by(
         Expected errors that were computed on the way (`Watch.looks`).
     calculator : Calculator
         Of the model that explored.
-    n_looked : int
-        How many expected errors are kept: of these looks, evenly spaced, or where there are fewer,
-        of frames.
+    settings : LearnerSettings
+        Of the run: ``n_looked`` expected errors are kept, of these looks, evenly spaced, or where
+        there are fewer, of frames.
     observable : Observable | None
         That is to converge.
 
@@ -78,11 +78,12 @@ def judged_by(
     dict[str, Any]
         JSON-ready.
     """
-    frames = found.frames
+    frames, n_looked = found.frames, settings.n_looked
     if len(looks) >= n_looked:
         sigma = [looks[k] for k in evenly(len(looks), n_looked)]
     else:
-        errors = [expected_error(calculator, frames[k]) for k in evenly(len(frames), n_looked)]
+        some = [frames[k] for k in evenly(len(frames), n_looked)]
+        errors = [expected_error(calculator, atoms, settings.area) for atoms in some]
         sigma = [float(one.max()) for one in errors if one is not None]
     series = None if observable is None else _observed(observable, _sane(found), calculator)
     return {
@@ -345,7 +346,7 @@ def _fields(explorer: Any) -> dict[str, Any]:
 
 
 def final_scores(
-    found: Exploration, calculator: Calculator, threshold: float, origin: str
+    found: Exploration, calculator: Calculator, threshold: float, origin: str, area: float = 0.0
 ) -> tuple[list[list[float]], list[Candidate]]:
     """Expected errors of a final run over the threshold, frame by frame and atom by atom.
 
@@ -359,6 +360,8 @@ def final_scores(
         eV/angstrom.
     origin : str
         Of the candidates.
+    area : float
+        Of stresses, as of `expected_error`.
 
     Returns
     -------
@@ -368,7 +371,7 @@ def final_scores(
     """
     scores, outside = [], []
     for k, atoms in enumerate(found.frames):
-        error_n = expected_error(calculator, atoms)
+        error_n = expected_error(calculator, atoms, area)
         score_n = np.full(len(atoms), _OUTSIDE) if error_n is None else error_n / threshold
         scores.append(np.minimum(score_n, _OUTSIDE).tolist())
         if error_n is not None and score_n.max() > 1.0:

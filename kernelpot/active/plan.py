@@ -230,6 +230,9 @@ class Plan:
         Watch
             With thresholds for novelty and expected error, and limits.
         """
+        # Novelty says what errors of forces are to be expected, and nothing of stresses: structures
+        # that do not follow from one another are all looked at then.
+        moves = hasattr(explorer, "n_steps")
         novelty = Band()
         if self._knowledge.model.predictor_.has_novelty:
             lower = self._knowledge.novelty_map.threshold(threshold, np.inf)
@@ -237,8 +240,9 @@ class Plan:
         return Watch(
             novelty=novelty,
             error=Band(threshold, self._upper(threshold)),
+            area=self._settings.area,
             limits=self._limits(explorer, start),
-            std_every=_STD_EVERY,
+            std_every=_STD_EVERY if moves or not self._settings.area else 1,
             std_gap=_STD_GAP,
             deadline=self._deadline,
         )

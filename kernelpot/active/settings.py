@@ -6,6 +6,8 @@ import dataclasses
 import math
 from typing import Literal
 
+from ase import units
+
 __all__ = ["LearnerSettings"]
 
 
@@ -18,6 +20,10 @@ class LearnerSettings:
     tolerance : float
         Expected error of a force (root mean square of a component) below which no label is wanted,
         eV/angstrom.
+    stress_tolerance : float | None
+        The same of a stress, GPa, for lattice and elastic constants and dynamics under pressure,
+        where the oracle gives stresses: a structure whose stress is unsure is wanted, too. None:
+        forces alone count.
     multiple : float
         A model that has just begun takes structures for candidates from so many times its present
         errors on, so that it comes away from its first structures. Each round that finds nothing
@@ -81,6 +87,7 @@ class LearnerSettings:
     """
 
     tolerance: float = 0.1
+    stress_tolerance: float | None = None
     multiple: float = 1.5
     threshold: Literal["errors", "history"] = "errors"
     upper: float = 2.0
@@ -111,6 +118,10 @@ class LearnerSettings:
             value = getattr(self, name)
             if not value > 0.0:
                 raise ValueError(f"{name} must be above zero, but is {value!r}")
+        if self.stress_tolerance is not None and not self.stress_tolerance > 0.0:
+            raise ValueError(
+                f"stress_tolerance must be above zero (GPa), or none: {self.stress_tolerance!r}"
+            )
         if not self.upper >= 1.0:
             raise ValueError(f"upper is a multiple of the threshold, at least 1: {self.upper!r}")
         if self.objective not in ("largest", "mean"):
@@ -136,3 +147,10 @@ class LearnerSettings:
                 )
         if self.time_limit is not None and not self.time_limit > 0.0:
             raise ValueError(f"time_limit must be above zero (s), or none: {self.time_limit!r}")
+
+    @property
+    def area(self) -> float:
+        """Errors of stresses count as those of forces on such an area, angstrom^2; 0 for none."""
+        if self.stress_tolerance is None:
+            return 0.0
+        return self.tolerance / (self.stress_tolerance * units.GPa)

@@ -39,6 +39,9 @@ class Watch:
     uncertainty : str
         Which: "forces_error", the errors to be expected as calibrated, or "forces_std", standard
         deviations of the posterior.
+    area : float
+        Uncertainties of stresses count as those of forces on such an area, angstrom^2; 0 where they
+        do not.
     limits : Limits
         What is unphysical.
     cooldown : int
@@ -83,6 +86,7 @@ class Watch:
         novelty: Band = _NEVER,
         error: Band = _NEVER,
         uncertainty: str = "forces_error",
+        area: float = 0.0,
         limits: Limits = _NOTHING,
         cooldown: int = 20,
         leap: float = 1.5,
@@ -98,6 +102,8 @@ class Watch:
             raise ValueError(
                 f'uncertainty must be "forces_error" or "forces_std", not {uncertainty!r}'
             )
+        if not (area >= 0.0 and math.isfinite(area)):
+            raise ValueError(f"area must not be negative (angstrom^2), but is {area!r}")
         if cooldown < 0 or std_every < 0 or std_gap < 1 or not (std_near >= 0.0 and leap >= 1.0):
             raise ValueError(
                 "cooldown and std_every must not be negative, std_gap and leap be at least 1 and"
@@ -105,7 +111,7 @@ class Watch:
                 f" {std_near!r}"
             )
         self.novelty, self.error = novelty, error
-        self.uncertainty, self.limits = uncertainty, limits
+        self.uncertainty, self.area, self.limits = uncertainty, area, limits
         self.cooldown, self.leap = cooldown, leap
         self.std_every, self.std_near, self.std_gap = std_every, std_near, std_gap
         self._sanity = Sanity(limits)
@@ -171,15 +177,26 @@ class Watch:
         if math.isfinite(self.error.lower) and (is_look or self._is_near(step, score)):
             self.n_std += 1
             self._last_std = step
-            std_nc = atoms.calc.get_property(self.uncertainty, atoms)
-            error = math.sqrt(float(np.mean(std_nc**2, axis=1).max(initial=0.0)))
+            error, reason = self._error(atoms)
             if is_look:
                 self._last_look = step
                 self.looks.append(error)
             # What is known better decides.
-            score, reason = error / self.error.lower, self.uncertainty
+            score = error / self.error.lower
             over = over or error > self.error.upper
         return score, reason, over
+
+    def _error(self, atoms: Atoms) -> tuple[float, str]:
+        """Largest uncertainty, eV/angstrom, and what it is of."""
+        std_nc = atoms.calc.get_property(self.uncertainty, atoms)
+        error = math.sqrt(float(np.mean(std_nc**2, axis=1).max(initial=0.0)))
+        if self.area > 0.0 and atoms.pbc.all():
+            of_stress = self.uncertainty.replace("forces", "stress")
+            std_v = atoms.calc.get_property(of_stress, atoms)
+            on_area = self.area * math.sqrt(float(np.mean(std_v**2)))
+            if on_area > error:
+                return on_area, of_stress
+        return error, self.uncertainty
 
     def _is_near(self, step: int, score: float) -> bool:
         """Whether novelty is on its way to its threshold, and the last look long ago.

@@ -62,6 +62,10 @@ def _defaults(cls: type) -> dict[str, Any]:
 
 _LEARN = {
     "tolerance": (Positive, "expected error of a force below which no label is wanted, eV/A"),
+    "stress_tolerance": (
+        Positive | None,
+        "the same of a stress, GPa; without it stresses do not count",
+    ),
     "multiple": (Positive, "a young model wants labels from so many times its errors on"),
     "threshold": (
         Literal["errors", "history"],
