@@ -14,6 +14,7 @@ from ase.calculators.calculator import CalculationFailed, PropertyNotImplemented
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
+from ase.filters import FrechetCellFilter
 from ase.md.bussi import Bussi
 from ase.md.verlet import VelocityVerlet
 from ase.mep import NEB
@@ -123,6 +124,24 @@ def test_a_relaxation_ends_where_that_of_the_oracle_does():
     assert mine.calc.n_labels <= relaxation.nsteps // 2
     assert mine.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=0.01)
     assert np.abs(mine.positions - atoms.positions).max() < 0.02
+
+
+def test_a_cell_is_relaxed_where_stresses_count():
+    """No force acts on the atoms of a perfect crystal: without, the oracle is not asked again."""
+    ends, asked = [], []
+    for stress_tolerance in (None, 0.3):
+        atoms = bulk("Cu", a=3.3, cubic=True)
+        atoms.calc = OnTheFlyCalculator(
+            small_model(), EMT(), tolerance=0.05, stress_tolerance=stress_tolerance, n_first=2
+        )
+        BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=0.005, steps=60)
+        truth = atoms.copy()
+        truth.calc = EMT()
+        ends.append(np.abs(truth.get_stress()).max() / units.GPa)
+        asked.append(atoms.calc.n_labels)
+    assert ends[1] < 0.5
+    assert ends[1] < 0.5 * ends[0]
+    assert asked[0] == 2 < asked[1] < 20
 
 
 def hop(calculators):
@@ -344,7 +363,7 @@ def test_a_fitted_model_comes_with_its_structures(few_images):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    name=st.sampled_from(["tolerance", "n_first", "error_every", "window"]),
+    name=st.sampled_from(["tolerance", "stress_tolerance", "n_first", "error_every", "window"]),
     value=st.one_of(st.floats(max_value=0.0), st.integers(max_value=0), st.just(float("nan"))),
 )
 def test_settings_out_of_range_are_refused_by_name(name, value):

@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from ase.calculators.calculator import CalculationFailed, all_changes
 from ase.calculators.calculator import Calculator as AseCalculator
 
@@ -23,6 +23,7 @@ from kernelpot.active.structure_json import label_to_json, structure_to_json
 from kernelpot.active.thresholds import force_tolerance, from_history, hold
 from kernelpot.active.unphysical import Limits, Sanity
 from kernelpot.calculator import Calculator
+from kernelpot.conventions import Float
 from kernelpot.potential import KernelPotential
 
 __all__ = ["OnTheFlyCalculator"]
@@ -56,6 +57,8 @@ class OnTheFlyCalculator(AseCalculator):
     tolerance : float
         Expected error of a force, root mean square of a component, above which the oracle is
         asked, eV/angstrom. It is sqrt(2) times what no label takes away where that is more.
+    stress_tolerance : float | None
+        The same of a stress, GPa, for cells that change; None where forces alone count.
     threshold : str
         "tolerance" for that alone; "history" for the mean of the errors that are still expected of
         the last ten structures right after they were learned where that is more, as in VASP.
@@ -120,6 +123,7 @@ class OnTheFlyCalculator(AseCalculator):
         *,
         folder: str | PathLike[str] | None = None,
         tolerance: float = 0.1,
+        stress_tolerance: float | None = None,
         threshold: str = "tolerance",
         n_first: int = 4,
         images: Sequence[Atoms] = (),
@@ -137,6 +141,10 @@ class OnTheFlyCalculator(AseCalculator):
                 raise ValueError(
                     f"{title} must be a whole number of at least {least}, but is {value!r}"
                 )
+        if stress_tolerance is not None and not stress_tolerance > 0.0:
+            raise ValueError(
+                f"stress_tolerance must be above zero (GPa), or none: {stress_tolerance!r}"
+            )
         if threshold not in ("tolerance", "history"):
             raise ValueError(f'threshold must be "tolerance" or "history", but is {threshold!r}')
         images = [images] if isinstance(images, Atoms) else list(images)
@@ -147,6 +155,9 @@ class OnTheFlyCalculator(AseCalculator):
                 " fitted"
             )
         self.tolerance = tolerance
+        self._area = 0.0  # angstrom^2, on which errors of stresses count as those of forces
+        if stress_tolerance is not None:
+            self._area = tolerance / (stress_tolerance * units.GPa)
         self.n_calls = 0
         self._oracle = oracle
         self._n_first, self._error_every = n_first, error_every
@@ -314,17 +325,27 @@ class OnTheFlyCalculator(AseCalculator):
         if novelty <= self._safe and self._since < self._error_every:
             return False
         self._since = 0
-        error_nc = self._calculator.get_property("forces_error", atoms.copy())
-        # Errors on a few structures that are much alike are far smaller than the posterior says,
-        # and tell nothing of other structures.
-        trust = _FEW / (_FEW + self._knowledge.n_errors)
-        error_nc = np.maximum(error_nc, trust * self._calculator.results["forces_std"])
-        error = float(np.sqrt(np.mean(error_nc**2, axis=1).max(initial=0.0)))
+        error = self._error(atoms.copy())
         part = error / self._threshold
         if part <= 1.0:
             farther = min(_SAFETY / max(part, 1e-3) ** 2, _FARTHEST)
             self._safe = novelty * farther if np.isfinite(novelty) else 0.0
         return part > 1.0
+
+    def _error(self, atoms: Atoms) -> float:
+        """Largest expected error of a force, and of the stress where it counts; eV/angstrom."""
+        # Errors on a few structures that are much alike are far smaller than the posterior says,
+        # and tell nothing of other structures.
+        trust = _FEW / (_FEW + self._knowledge.n_errors)
+
+        def expected(kind: str) -> Float:
+            error = self._calculator.get_property(f"{kind}_error", atoms)
+            return np.maximum(error, trust * self._calculator.results[f"{kind}_std"])
+
+        found = float(np.sqrt(np.mean(expected("forces") ** 2, axis=1).max(initial=0.0)))
+        if self._area > 0.0 and atoms.pbc.all():
+            found = max(found, self._area * float(np.sqrt(np.mean(expected("stress") ** 2))))
+        return found
 
     def _set_thresholds(self) -> None:
         """After learning: the error that counts, and the novelty up to which none is looked at."""
