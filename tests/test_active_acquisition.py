@@ -386,7 +386,7 @@ def test_violation_score_refuses():
             violation_score(*bad)
 
 
-def test_relevances():
+def test_relevances(caplog):
     images = [Atoms("H2", [[0, 0, 0], [0, 0, z]]) for z in (0.7, 0.8, 0.9)]
     for k, atoms in enumerate(images):
         atoms.calc = SinglePointCalculator(atoms, energy=-4.0 - k)
@@ -399,6 +399,9 @@ def test_relevances():
 
     assert_allclose(relevances(some, images), [7.0, 7.0, 7.0])
     assert_allclose(relevances(lambda atoms: np.inf, images), np.zeros(3))
+    assert "could be evaluated" not in caplog.text
+    assert_allclose(relevances(lambda atoms: 1 // 0, images), np.zeros(3))
+    assert "could be evaluated for no candidate (ZeroDivisionError" in caplog.text
     assert relevances(low_energy, []).shape == (0,)
     for wrong, words in (
         (lambda atoms: atoms.charge, "the relevance failed .AttributeError"),

@@ -159,7 +159,8 @@ def relevances(relevance: Relevance, images: Sequence[Atoms]) -> Float:
     Returns
     -------
     Float
-        One per candidate, finite: as little as that of the least where there is no number.
+        One per candidate, finite: as little as that of the least where there is no number. A
+        warning tells of one that could be evaluated for none.
 
     Raises
     ------
@@ -167,11 +168,14 @@ def relevances(relevance: Relevance, images: Sequence[Atoms]) -> Float:
         If it fails otherwise than with numbers, or gives something else.
     """
     found_s = np.full(len(images), np.nan)
+    reason = ""
     for s, atoms in enumerate(images):
         try:
             value = relevance(atoms)
-        except (ValueError, ArithmeticError):
-            continue  # a structure that a calculator refuses has no number, and nobody to ask
+        except (ValueError, ArithmeticError) as error:
+            # A structure that a calculator refuses has no number, and nobody to ask.
+            reason = f"{type(error).__name__}: {error}"
+            continue
         except Exception as error:
             raise ValueError(f"the relevance failed ({type(error).__name__}: {error})") from error
         try:
@@ -179,6 +183,8 @@ def relevances(relevance: Relevance, images: Sequence[Atoms]) -> Float:
         except (TypeError, ValueError) as error:
             raise ValueError(f"the relevance must be one number, but is {value!r}") from error
     known_s = np.isfinite(found_s)
+    if reason and not known_s.any():
+        log.warning("the relevance could be evaluated for no candidate (%s)", reason)
     least = found_s[known_s].min() if known_s.any() else 0.0
     return np.where(known_s, found_s, least)
 
