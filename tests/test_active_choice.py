@@ -178,3 +178,26 @@ def test_stresses_make_candidates_and_tell(known, dense, monkeypatch):
     assert wanted
     assert all(any(one.atoms is kept for kept in (*volumes, *rattled)) for one, _ in wanted)
     assert choose(everything, known, 7, threshold=1.01 * max(forces), n_looked=7) == []
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_what_is_most_unsure_goes_first_where_stresses_count(known, dense, monkeypatch):
+    """Though frames of dynamics are many, novel, and tell more of forces."""
+    if not dense:
+        monkeypatch.setattr(choice, "_DENSE", 0)
+    frames = [candidate(one, score=90.0) for one in new_ones(20)]
+    volumes = [candidate(bulk("Cu", a=a, cubic=True), "stress_error", 2.0) for a in (3.4, 4.3)]
+    volumes = [one._replace(origin="rattling") for one in volumes]
+    area = 1e4
+    scores = [expected_error(Calculator(known), one.atoms, area).max() for one in volumes]
+    volumes = [one._replace(score=score / 0.1) for one, score in zip(volumes, scores, strict=True)]
+    arguments = {"threshold": 0.1, "n_looked": 6}
+    found = choose([*frames, *volumes], known, 3, wishes=Wishes(area=area), **arguments)
+    best = max(found, key=lambda pick: pick[0].score)
+    assert found[0] is best
+    assert found[0][1] > 0.0
+    picked = choose([*frames, *volumes], known, 6, wishes=Wishes(area=area), **arguments)
+    origins = [one.origin for one, _ in picked]
+    assert "rattling" in origins
+    picked = choose([*frames, *volumes], known, 6, **arguments)
+    assert "rattling" not in [one.origin for one, _ in picked]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -45,6 +46,8 @@ _LEAST_NOISE = 1e-3
 """eV/angstrom: labels of an oracle have none, but a fit to them does."""
 _EXACT = frozenset({"forces_error", "stress_error"})
 """Reasons of a candidate whose score is the present model's expected error over the threshold."""
+_FIRST = 1e6
+"""Beside any other score."""
 _ALWAYS = frozenset({"barrier", "given", "end", "too close", "energy", "volume", "fragments"})
 """Reasons for which a candidate stays one whatever its expected error."""
 
@@ -184,7 +187,7 @@ def _telling(
     """Of known species: those that tell most together."""
     known = set(model.species_)
     met = [one for one in candidates if known.issuperset(one.atoms.numbers.tolist())]
-    met = _described(_largest(met, n_looked), model)
+    met = _described(_looked_at(met, n_looked, wishes.area), model)
     if not met or n < 1:
         return []
     targets = _described(typical, model)
@@ -194,6 +197,8 @@ def _telling(
         return []
     looked = [*unsure.values(), *(one for one, _ in targets)]
     beside = _beside([one.atoms for one in looked], Calculator(model), wishes)
+    if wishes.area > 0.0 and not targets:
+        beside = _most_unsure_first(beside, looked)
     if joint is None:
         found = [_factors(model, one.atoms, wishes.area) for one in looked]
         factors, is_stress_r = [rows for rows, _ in found], np.concatenate([k for _, k in found])
@@ -296,8 +301,36 @@ def _expected(
 
 def _largest(candidates: Sequence[Candidate], n: int) -> list[Candidate]:
     """Those of the largest scores, in the order met; unknown scores count as large."""
-    score = np.nan_to_num([one.score for one in candidates], nan=np.inf, posinf=np.inf)
-    return [candidates[k] for k in np.sort(np.argsort(-score, kind="stable")[:n])]
+    return [candidates[k] for k in sorted(_ranked(range(len(candidates)), candidates)[:n])]
+
+
+def _looked_at(candidates: Sequence[Candidate], n: int, area: float) -> list[Candidate]:
+    """Those of the largest scores, and where stresses count, so many of each explorer.
+
+    Novelty, by which many of the frames of dynamics are scored, knows nothing of stresses.
+    """
+    if not area > 0.0:
+        return _largest(candidates, n)
+    origins = list(dict.fromkeys(one.origin for one in candidates))
+    ranked = [
+        _ranked([k for k, one in enumerate(candidates) if one.origin == origin], candidates)
+        for origin in origins
+    ]
+    in_turn = [k for turn in itertools.zip_longest(*ranked) for k in turn if k is not None]
+    return [candidates[k] for k in sorted(in_turn[:n])]
+
+
+def _ranked(places: Sequence[int], candidates: Sequence[Candidate]) -> list[int]:
+    """The largest scores first; unknown ones count as large."""
+    score = np.nan_to_num([candidates[k].score for k in places], nan=np.inf, posinf=np.inf)
+    return [places[k] for k in np.argsort(-score, kind="stable")]
+
+
+def _most_unsure_first(beside: Beside, looked: Sequence[Candidate]) -> Beside:
+    """Beside many forces the six stresses of a label hardly count in what it tells."""
+    first = int(np.argmax([one.score for one in looked]))
+    violation_s = np.zeros(len(looked)) if beside.violation_s is None else beside.violation_s
+    return beside._replace(violation_s=violation_s + _FIRST * (np.arange(len(looked)) == first))
 
 
 def _weighed(beside: Beside, variance_r: Float, wishes: Wishes) -> Beside:
