@@ -299,23 +299,16 @@ def _expected(
     return error_n
 
 
-def _largest(candidates: Sequence[Candidate], n: int) -> list[Candidate]:
-    """Those of the largest scores, in the order met; unknown scores count as large."""
-    return [candidates[k] for k in sorted(_ranked(range(len(candidates)), candidates)[:n])]
-
-
 def _looked_at(candidates: Sequence[Candidate], n: int, area: float) -> list[Candidate]:
     """Those of the largest scores, and where stresses count, so many of each explorer.
 
-    Novelty, by which many of the frames of dynamics are scored, knows nothing of stresses.
+    In the order met. Novelty, by which many of the frames of dynamics are scored, knows nothing of
+    stresses.
     """
-    if not area > 0.0:
-        return _largest(candidates, n)
-    origins = list(dict.fromkeys(one.origin for one in candidates))
-    ranked = [
-        _ranked([k for k, one in enumerate(candidates) if one.origin == origin], candidates)
-        for origin in origins
-    ]
+    groups: dict[str, list[int]] = {}
+    for k, one in enumerate(candidates):
+        groups.setdefault(one.origin if area > 0.0 else "", []).append(k)
+    ranked = [_ranked(places, candidates) for places in groups.values()]
     in_turn = [k for turn in itertools.zip_longest(*ranked) for k in turn if k is not None]
     return [candidates[k] for k in sorted(in_turn[:n])]
 
@@ -367,9 +360,10 @@ def _factors(model: KernelPotential, atoms: Atoms, area: float) -> tuple[Float, 
     predictor = model.predictor_
     pairs = find_pairs(atoms.positions, atoms.cell.array, atoms.pbc, predictor.cutoff)
     system = System(predictor.species_of(atoms.numbers), pairs)
-    rows_rk = open_factors(predictor.process, system, ["forces"])
-    n_forces = len(rows_rk)
-    if area > 0.0 and atoms.pbc.all():
-        strain_rk = open_factors(predictor.process, system, ["stress"])
-        rows_rk = np.concatenate([rows_rk, area / atoms.get_volume() * strain_rk])
-    return rows_rk, np.arange(len(rows_rk)) >= n_forces
+    with_stress = area > 0.0 and atoms.pbc.all()
+    kinds = ["forces", "stress"] if with_stress else ["forces"]
+    rows_rk = open_factors(predictor.process, system, kinds)
+    is_stress_r = np.arange(len(rows_rk)) >= 3 * len(atoms)
+    if with_stress:
+        rows_rk[is_stress_r] *= area / atoms.get_volume()
+    return rows_rk, is_stress_r

@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
-from ase import Atoms, units
+from ase import Atoms
 from ase.calculators.calculator import CalculationFailed, all_changes
 from ase.calculators.calculator import Calculator as AseCalculator
 
@@ -19,6 +19,7 @@ from kernelpot.active.knowledge import Knowledge
 from kernelpot.active.oracle import label_all
 from kernelpot.active.records import Label
 from kernelpot.active.same_run import check_same, model_in_words
+from kernelpot.active.settings import LearnerSettings
 from kernelpot.active.structure_json import label_to_json, structure_to_json
 from kernelpot.active.thresholds import force_tolerance, from_history, hold
 from kernelpot.active.unphysical import Limits, Sanity
@@ -141,10 +142,6 @@ class OnTheFlyCalculator(AseCalculator):
                 raise ValueError(
                     f"{title} must be a whole number of at least {least}, but is {value!r}"
                 )
-        if stress_tolerance is not None and not stress_tolerance > 0.0:
-            raise ValueError(
-                f"stress_tolerance must be above zero (GPa), or none: {stress_tolerance!r}"
-            )
         if threshold not in ("tolerance", "history"):
             raise ValueError(f'threshold must be "tolerance" or "history", but is {threshold!r}')
         images = [images] if isinstance(images, Atoms) else list(images)
@@ -155,9 +152,8 @@ class OnTheFlyCalculator(AseCalculator):
                 " fitted"
             )
         self.tolerance = tolerance
-        self._area = 0.0  # angstrom^2, on which errors of stresses count as those of forces
-        if stress_tolerance is not None:
-            self._area = tolerance / (stress_tolerance * units.GPa)
+        # Angstrom^2, on which errors of stresses count as those of forces, as in a run.
+        self._area = LearnerSettings(tolerance=tolerance, stress_tolerance=stress_tolerance).area
         self.n_calls = 0
         self._oracle = oracle
         self._n_first, self._error_every = n_first, error_every
